@@ -1,0 +1,265 @@
+"""The exercise engine: an answer is passed in, an outcome comes back, nothing else is looked at.
+
+An exercise holds its task, its reference answer, its hints and the wrong answers that people give,
+each with what it says about their thinking. Tests prove that the stub counts as unattempted, the
+reference passes, and each wrong answer fails with its own diagnosis.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lessonkit.errors import ExerciseError
+from lessonkit.live import in_notebook
+
+__all__ = ["TODO", "Choice", "Exercise", "Function", "Outcome", "Value", "WrongAnswer", "load_exercises"]
+
+
+class _Todo:
+    """What an exercise's cell holds before its reader has tried it."""
+
+    def __repr__(self) -> str:
+        return "TODO"
+
+
+TODO = _Todo()
+
+
+@dataclass(frozen=True)
+class WrongAnswer:
+    """A wrong answer that people really give.
+
+    name: the misconception. answer: an example of it. says: what is wrong and where to look.
+    """
+
+    name: str
+    answer: Any
+    says: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """status: ``"passed"``, ``"failed"``, ``"error"`` or ``"unattempted"``; diagnosis: a WrongAnswer's name."""
+
+    status: str
+    message: str
+    diagnosis: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the answer was right."""
+        return self.status == "passed"
+
+    def __str__(self) -> str:
+        mark = {"passed": "✅", "failed": "❌", "error": "⚠️", "unattempted": "⬜"}[self.status]
+        return f"{mark} {self.message}"
+
+    __repr__ = __str__
+
+
+@dataclass
+class Exercise:
+    """The base of every kind: subclasses say when two answers are the same.
+
+    name: as in ``lesson.exercise(name)``. reference: a right answer. because: why it is right.
+    hints: one more step each. wrong: at least two named wrong answers.
+    """
+
+    name: str
+    reference: Any
+    because: str
+    hints: tuple[str, ...]
+    wrong: tuple[WrongAnswer, ...]
+    on_outcome: Callable[[Exercise, Outcome], None] | None = field(default=None, repr=False)
+    _hints_given: int = field(default=0, repr=False)
+
+    def check(self, answer: Any) -> Outcome:
+        """Judge the answer and show the outcome. Never raises, whatever the answer is."""
+        try:
+            outcome = self.judge(answer)
+        except Exception as error:  # an answer may be any object, with any behaviour
+            message = f"Your answer could not be checked: {type(error).__name__}: {error}"
+            outcome = Outcome("error", message)
+        if self.on_outcome is not None and outcome.status != "unattempted":
+            self.on_outcome(self, outcome)
+        _show(str(outcome))
+        return outcome
+
+    def judge(self, answer: Any) -> Outcome:
+        """The outcome, without showing or recording it."""
+        if answer is TODO or answer is None:
+            return Outcome("unattempted", f"Not tried yet. Replace TODO, or ask for help: {self._call('hint')}")
+        complaint = self.complaint(answer)
+        if complaint:
+            return Outcome("error", complaint)
+        if self.same(answer, self.reference):
+            return Outcome("passed", f"Right. {self.because}")
+        for wrong in self.wrong:
+            if not self.complaint(wrong.answer) and self.same(answer, wrong.answer):
+                return Outcome("failed", f"Not yet. {wrong.says}", wrong.name)
+        return Outcome("failed", f"Not yet. {self.other(answer)} For a step: {self._call('hint')}")
+
+    def hint(self) -> None:
+        """Show one more hint each time."""
+        if self._hints_given < len(self.hints):
+            self._hints_given += 1
+        shown = self.hints[: self._hints_given]
+        last = self._hints_given == len(self.hints)
+        lines = [f"Hint {number} of {len(self.hints)}: {hint}" for number, hint in enumerate(shown, 1)]
+        _show("\n".join([*lines, f"That was the last one; the worked answer: {self._call('solution')}"] if last else lines))
+
+    def solution(self) -> None:
+        """Show a right answer and why it is right."""
+        _show(f"A right answer: {self.spoken()}\n{self.because}")
+
+    def complaint(self, answer: Any) -> str:
+        """Why the answer is not of the kind that can be judged; empty if it is."""
+        return ""
+
+    def same(self, answer: Any, other: Any) -> bool:
+        """Whether two answers mean the same."""
+        raise NotImplementedError
+
+    def other(self, answer: Any) -> str:
+        """What to say of a wrong answer that nobody has named."""
+        return "That isn't it."
+
+    def spoken(self) -> str:
+        """The reference answer as text."""
+        return repr(self.reference)
+
+    def _call(self, method: str) -> str:
+        return f'lesson.exercise("{self.name}").{method}()'
+
+
+@dataclass
+class Value(Exercise):
+    """A number, right within ``tolerance`` (absolute)."""
+
+    tolerance: float = 1e-9
+
+    def complaint(self, answer: Any) -> str:
+        try:
+            number = float(answer)
+        except (TypeError, ValueError, RuntimeError):
+            return f"A number is wanted here, but the answer is a {type(answer).__name__}."
+        return "" if math.isfinite(number) else f"A finite number is wanted here, not {number}."
+
+    def same(self, answer: Any, other: Any) -> bool:
+        return abs(float(answer) - float(other)) <= self.tolerance
+
+    def other(self, answer: Any) -> str:
+        return f"{float(answer):g} is too {'large' if float(answer) > float(self.reference) else 'small'}."
+
+
+@dataclass
+class Choice(Exercise):
+    """One of some options, given by its letter, with the reasons as diagnoses."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def complaint(self, answer: Any) -> str:
+        if isinstance(answer, str) and answer.strip().lower().strip("().\"'") in self.options:
+            return ""
+        letters = ", ".join(f'"{letter}"' for letter in self.options)
+        return f"Answer with one of {letters}, as text in quotes."
+
+    def same(self, answer: Any, other: Any) -> bool:
+        return answer.strip().lower().strip("().\"'") == other
+
+    def spoken(self) -> str:
+        return f'"{self.reference}": {self.options[self.reference]}'
+
+
+@dataclass
+class Function(Exercise):
+    """A function, run on cases that the learner does not see; right if it equals the reference on all.
+
+    cases: tuples of positional arguments. tolerance: absolute, for numbers.
+    source: the reference as text, for ``solution()``.
+    """
+
+    cases: tuple[tuple, ...] = ()
+    tolerance: float = 1e-9
+    source: str = ""
+
+    def complaint(self, answer: Any) -> str:
+        return "" if callable(answer) else f"A function is wanted here, not a {type(answer).__name__}."
+
+    def same(self, answer: Any, other: Any) -> bool:
+        return all(self._close(answer(*_copied(case)), other(*_copied(case))) for case in self.cases)
+
+    def other(self, answer: Any) -> str:
+        for case in self.cases:
+            want = self.reference(*_copied(case))
+            try:
+                got = answer(*_copied(case))
+            except Exception as error:
+                return f"Called with {_short(case)}, it raises {type(error).__name__}: {error}"
+            if got is None:
+                return f"Called with {_short(case)}, it returns None: is a `return` missing?"
+            if not self._close(got, want):
+                return f"Called with {_short(case)}, it returns {_short(got)}, not {_short(want)}."
+        return "That isn't it."
+
+    def judge(self, answer: Any) -> Outcome:
+        if answer is not TODO and callable(answer):
+            first = self.cases[0]
+            try:
+                if answer(*_copied(first)) is TODO:
+                    return super().judge(TODO)
+                self.same(answer, self.reference)
+            except Exception:
+                return Outcome("failed", f"Not yet. {self.other(answer)}", "raises")
+        return super().judge(answer)
+
+    def spoken(self) -> str:
+        return "\n" + self.source
+
+    def _close(self, got: Any, want: Any) -> bool:
+        try:
+            return abs(float(got) - float(want)) <= self.tolerance
+        except (TypeError, ValueError):
+            return bool(got == want)
+
+
+def load_exercises(lesson: str) -> dict[str, Exercise]:
+    """The exercises of one lesson by name, fresh; ``beginner/lora`` is the module ``beginner_lora``.
+
+    Raises ExerciseError if the lesson has none.
+    """
+    module = lesson.replace("/", "_").replace("-", "_")
+    try:
+        found = importlib.import_module(f"lessonkit.exercises.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != f"lessonkit.exercises.{module}":
+            raise
+        raise ExerciseError(f"The lesson {lesson} has no exercises yet.", fix="read on; nothing is missing") from None
+    return {each.name: each for each in found.exercises()}
+
+
+def _copied(case: tuple) -> tuple:
+    import copy
+
+    return copy.deepcopy(case)  # an answer that changes its input must not change the next check
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _show(text: str) -> None:
+    if not in_notebook():
+        print(text)
+        return
+    from IPython.display import display
+
+    rich = "<br>".join(html.escape(line) for line in text.splitlines())
+    style = "padding:0.4em 0.8em;border-left:4px solid #0072B2"
+    display({"text/plain": text, "text/html": f'<div style="{style}">{rich}</div>'}, raw=True)

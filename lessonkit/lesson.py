@@ -1,0 +1,184 @@
+"""What a notebook's first cell starts: the scale, a place for files, exercises, and the record at its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lessonkit.curriculum import load_curriculum, project_root
+from lessonkit.errors import LessonError
+from lessonkit.hardware import Hardware, detect_hardware
+from lessonkit.progress.journal import Journal
+
+if TYPE_CHECKING:
+    from lessonkit.exercises import Exercise, Outcome
+    from lessonkit.training import Run
+
+__all__ = ["Lesson", "current", "note_run", "start"]
+
+T = TypeVar("T")
+RESULT_VARIABLE = "LESSONKIT_RESULT"  # `lessonkit run` names a file here, and reads the metrics from it
+
+_current: Lesson | None = None
+
+
+class Lesson:
+    """One lesson under way.
+
+    name, title: as in the curriculum. scale: ``"smoke"``, ``"laptop"`` or ``"gpu"``.
+    hardware: the machine. journal: where results are kept. runs: the trainings measured so far.
+    """
+
+    def __init__(self, name: str, title: str, hardware: Hardware, journal: Journal) -> None:
+        self.name = name
+        self.title = title
+        self.hardware = hardware
+        self.scale = hardware.scale
+        self.journal = journal
+        self.runs: list[Run] = []
+        self._exercises: dict[str, Exercise] | None = None
+
+    def __repr__(self) -> str:
+        return f"Lesson({self.name!r}, scale={self.scale!r})"
+
+    def pick(self, *, smoke: T, laptop: T, gpu: T) -> T:
+        """The value for this machine's scale."""
+        return {"smoke": smoke, "laptop": laptop, "gpu": gpu}[self.scale]
+
+    @property
+    def folder(self) -> Path:
+        """A folder for what this lesson saves; made when first asked for. Not under version control."""
+        base = project_root() or Path.cwd()
+        folder = Path(os.environ.get("LESSONKIT_OUTPUTS", base / "outputs")) / self.name.replace("/", "-")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LessonError(
+                f"The folder {folder} cannot be made.",
+                why=str(error),
+                fix="set the environment variable LESSONKIT_OUTPUTS to a folder of yours and restart the kernel",
+            ) from error
+        return folder
+
+    def exercise(self, name: str) -> Exercise:
+        """One of this lesson's exercises: it has ``check(answer)``, ``hint()`` and ``solution()``."""
+        from lessonkit.errors import UnknownNameError
+        from lessonkit.exercises import load_exercises
+
+        if self._exercises is None:
+            self._exercises = load_exercises(self.name)
+            for each in self._exercises.values():
+                each.on_outcome = self._keep_outcome
+        if name not in self._exercises:
+            raise UnknownNameError("exercise", name, self._exercises)
+        return self._exercises[name]
+
+    def record(self, **metrics: float) -> None:
+        """Keep this lesson's results: in the journal, as evidence, unless the scale is ``smoke``.
+
+        metrics: numbers by name, such as ``test_accuracy=0.96``.
+        """
+        result = {
+            "lesson": self.name,
+            "scale": self.scale,
+            "metrics": {name: float(value) for name, value in metrics.items()},
+            "seconds": round(sum(run.seconds for run in self.runs), 2),
+            "peak_bytes": max((run.peak_bytes for run in self.runs), default=0),
+        }
+        asked = os.environ.get(RESULT_VARIABLE)
+        if asked:
+            Path(asked).write_text(json.dumps(result), encoding="utf-8")
+        if self.scale == "smoke":
+            print("Smoke scale: every line ran. Nothing is recorded, for nothing was learned at this size.")
+            return
+        self.journal.append("run", **result, hardware=self.hardware.summary())
+        print(f"Recorded in your journal: {self.title}, {self.scale} scale.")
+        self._tick_earned()
+
+    def _keep_outcome(self, exercise: Exercise, outcome: Outcome) -> None:
+        self.journal.append(
+            "exercise",
+            lesson=self.name,
+            exercise=exercise.name,
+            outcome=outcome.status,
+            diagnosis=outcome.diagnosis,
+        )
+        if outcome.passed:
+            self._tick_earned()
+
+    def _tick_earned(self) -> None:
+        from lessonkit.progress.tracker import record_evidence
+
+        curriculum = load_curriculum(check_files=False)
+        for event in record_evidence(self.journal, curriculum):
+            item = event.data["item"]
+            texts = {each.id: each.text for each in curriculum.items}
+            print(f"✅ Ticked: {texts.get(item, item)} ({event.data['why']})")
+
+
+def start(name: str) -> Lesson:
+    """Begin a lesson: say what machine this is, the scale and why, and where progress is kept.
+
+    Raises UnknownNameError for a lesson that is not in the curriculum (the nearest is offered), and
+    LessonError for one that is not written yet.
+    """
+    global _current
+    _on_colab()
+    entry = load_curriculum(check_files=False).lesson(name)
+    if not entry.written:
+        raise LessonError(f"{entry.title} ({name}) is not written yet.", fix="see `lessonkit lessons` for what is")
+    _quiet()
+    lesson = Lesson(name, entry.title, detect_hardware(), Journal())
+    reasons = lesson.hardware.reasons
+    print(f"Machine:  {lesson.hardware.summary()} ({reasons['device']})")
+    print(f"Numbers:  {lesson.hardware.dtype} for matrix work ({reasons['dtype']})")
+    print(f"Scale:    {lesson.scale} ({reasons['scale']})")
+    print(f"Progress: {_short(lesson.journal.path)}")
+    reading = lesson.journal.read()
+    for problem in reading.problems[:3]:
+        print(f"Note:     {problem}")
+    _current = lesson
+    return lesson
+
+
+def current() -> Lesson | None:
+    """The lesson that this kernel has started, or None."""
+    return _current
+
+
+def note_run(run: Run) -> None:
+    """Add a measured training to the lesson under way, if there is one."""
+    if _current is not None:
+        _current.runs.append(run)
+
+
+def _on_colab() -> None:
+    from lessonkit import colab
+
+    if colab.on_colab():
+        colab.install_missing()
+
+
+def _quiet() -> None:
+    """Set what only distracts: a tokenizer's warning about forks, library notes about optional kernels."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
+    else:
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def _short(path: Path, environ: Mapping[str, str] = os.environ) -> str:
+    """A path as a reader would write it: from the project's folder, or from the home folder."""
+    for base, sign in ((project_root(), ""), (Path.home(), "~/")):
+        if base is not None and path.is_relative_to(base):
+            return sign + path.relative_to(base).as_posix()
+    return str(path)

@@ -1,0 +1,96 @@
+"""Plain Hugging Face models and tokenizers, from this project's assets, a local folder or the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lessonkit.assets import assets, fetch
+from lessonkit.errors import ModelError, UnknownNameError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["load_model", "load_tokenizer", "model_source"]
+
+
+def model_source(name: str | Path) -> str:
+    """What ``from_pretrained`` should be given for ``name``.
+
+    An asset's name gives its folder in the cache (fetched if needed), a local folder gives itself,
+    and ``owner/name`` is a repository on the Hugging Face Hub.
+    Raises UnknownNameError for anything else.
+    """
+    text = str(name)
+    known = assets()
+    if text in known and known[text].kind != "dataset":
+        return str(fetch(text))
+    if Path(text).expanduser().is_dir():
+        return str(Path(text).expanduser())
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and all(text.split("/")):
+        return text
+    models = [each.name for each in known.values() if each.kind != "dataset"]
+    fix = f"use {' or '.join(models)}, a folder that `save_pretrained` wrote, or a Hub name like owner/name"
+    raise UnknownNameError("model", text, models, fix=fix)
+
+
+def load_tokenizer(name: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """``AutoTokenizer.from_pretrained`` on an asset, a folder or a Hub name; kwargs go through."""
+    from transformers import AutoTokenizer
+
+    return _load(AutoTokenizer, name, kwargs)
+
+
+def load_model(name: str | Path, auto_class: type | None = None, **kwargs: Any) -> PreTrainedModel:
+    """``auto_class.from_pretrained`` on an asset, a folder or a Hub name; kwargs go through.
+
+    auto_class: one of transformers' ``AutoModelFor...`` classes. Left out, a decoder comes as
+    ``AutoModelForCausalLM`` and everything else as ``AutoModel``.
+    Weights come in float32, the precision to train in, unless ``dtype`` says otherwise.
+    """
+    import transformers
+
+    if auto_class is None:
+        known = assets().get(str(name))
+        decoder = known is not None and known.kind == "decoder"
+        auto_class = transformers.AutoModelForCausalLM if decoder else transformers.AutoModel
+    kwargs.setdefault("dtype", "float32")
+    return _load(auto_class, name, kwargs)
+
+
+def _load(auto_class: type, name: str | Path, kwargs: dict[str, Any]) -> Any:
+    source = model_source(name)
+    try:
+        with _quiet_loading():
+            return auto_class.from_pretrained(source, **kwargs)
+    except OSError as error:
+        local = Path(source).is_dir()
+        raise ModelError(
+            f"{source} could not be loaded with {auto_class.__name__}.",
+            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            fix="check that the folder holds config.json and model.safetensors"
+            if local
+            else "check the name and the network; a model that was loaded once is kept by the Hub's own cache",
+        ) from error
+
+
+class _quiet_loading:  # noqa: N801 - used like a function
+    """No progress bars for a load of under a second, and no table of the new head's weights.
+
+    A fresh classification head is what every lesson wants, and says in its own words.
+    """
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._bar = logging.is_progress_bar_enabled()
+        self._level = logging.get_verbosity()
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self._level)
+        if self._bar:
+            logging.enable_progress_bar()

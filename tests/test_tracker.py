@@ -1,0 +1,362 @@
+"""Progress is a fold: the last word on an item wins, and only real evidence ticks by itself."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from lessonkit.curriculum import (
+    ChecklistItem,
+    Curriculum,
+    Evidence,
+    LearningPath,
+    Lesson,
+    Level,
+    Resources,
+    Span,
+    Step,
+    StudyTips,
+    Technique,
+    WeekBlock,
+    load_curriculum,
+)
+from lessonkit.errors import UnknownNameError
+from lessonkit.progress import (
+    Event,
+    Journal,
+    Progress,
+    choose_path,
+    evidence_ticks,
+    evidence_why,
+    fold,
+    record_evidence,
+    render_text,
+    tick,
+    to_dict,
+    untick,
+)
+
+
+def lesson(name: str, *needs: str, written: bool = True, kind: str = "notebook") -> Lesson:
+    notebook = None if kind == "guide" else f"notebooks/{name}.ipynb"
+    return Lesson(
+        name,
+        name.title(),
+        kind,
+        "beginner",
+        f"lessons/{name}.py",
+        30,
+        written,
+        "Why.",
+        notebook,
+        "lora",
+        needs,
+    )
+
+
+def learning_path(name: str, lessons: tuple[str, ...], *items: ChecklistItem) -> LearningPath:
+    weeks = (WeekBlock("Week 1", 1, 1, (Step("Learn", lessons),)),)
+    return LearningPath(name, name.title(), "🚀", "Learn.", Span(1, 2), Span(5, 10), weeks, items)
+
+
+LESSONS = (
+    lesson("welcome"),
+    lesson("guide", kind="guide"),
+    lesson("first", "welcome", "guide"),
+    lesson("second", "first"),
+    lesson("third", "second", written=False),
+    lesson("fourth", "third"),
+)
+QUICK = learning_path(
+    "quick-start",
+    ("welcome", "guide", "first", "second", "third"),
+    ChecklistItem("understand", "Understand it", Evidence(("guide", "first"))),
+    ChecklistItem("run-first", "Run the first", Evidence(("first",))),
+    ChecklistItem("run-both", "Run both", Evidence(("first", "second"), ("first:predict",))),
+    ChecklistItem("run-third", "Run the third", Evidence(("third",))),
+)
+DEEP = learning_path("deep-dive", ("fourth",), ChecklistItem("run-fourth", "Run it", Evidence(("fourth",))))
+CURRICULUM = Curriculum(
+    1,
+    (Level("beginner", "Beginner", "."), Level("expert", "Expert", ".")),
+    (Technique("lora", "LoRA", "LoRA", ".", "lessons/lora/guide.md", True),),
+    {"lora": {"beginner": "first", "expert": "N/A"}},
+    LESSONS,
+    (QUICK, DEEP),
+    (),
+    StudyTips((), ()),
+    Resources((), (), ()),
+)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal.jsonl")
+
+
+def state(journal: Journal) -> Progress:
+    return fold(journal.read().events, CURRICULUM)
+
+
+def add_run(journal: Journal, name: str, scale: str = "laptop", **data: object) -> Event:
+    defaults = {"metrics": {"accuracy": 0.97}, "seconds": 60.0, "peak_bytes": 2**30}
+    return journal.append("run", **({"lesson": name, "scale": scale} | defaults | data))
+
+
+# ---- The fold --------------------------------------------------------------------------------------
+
+
+def test_no_events_is_a_fresh_start() -> None:
+    progress = fold([], CURRICULUM)
+    assert progress.ticked == {}
+    assert progress.path == "quick-start"
+    assert progress.done() == (0, 4)
+    assert progress.done("deep-dive") == (0, 1)
+    with pytest.raises(UnknownNameError):
+        progress.done("deep-drive")
+
+
+def test_the_last_tick_wins_in_whatever_order_the_lines_lie(journal: Journal) -> None:
+    tick(journal, CURRICULUM, "run-first", why="did it on paper")
+    untick(journal, CURRICULUM, "run-first")
+    tick(journal, CURRICULUM, "run-third")
+    untick(journal, CURRICULUM, "run-third")
+    tick(journal, CURRICULUM, "run-third", why="again")
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    for seed in range(5):
+        random.Random(seed).shuffle(lines)
+        journal.path.write_bytes(b"".join(lines))
+        progress = state(journal)
+        assert set(progress.ticked) == {"run-third"}
+        assert (progress.ticked["run-third"].by, progress.ticked["run-third"].why) == ("hand", "again")
+        assert set(progress.unticked) == {"run-first"}
+
+
+def test_runs_exercises_notes_and_path_are_kept(journal: Journal) -> None:
+    add_run(journal, "first", "smoke")
+    run = add_run(journal, "first", metrics={"accuracy": 0.9, "loss": float("nan"), "label": "earn"})
+    passed = journal.append("exercise", lesson="first", exercise="predict", outcome="passed")
+    journal.append("exercise", lesson="first", exercise="predict", outcome="passed")
+    failed = journal.append("exercise", lesson="first", exercise="write", outcome="failed")
+    journal.append("note", text="rank 8 is enough", about="lora")
+    choose_path(journal, CURRICULUM, "deep-dive")
+    progress = state(journal)
+    assert [kept.scale for kept in progress.runs["first"]] == ["smoke", "laptop"]
+    (real,) = progress.real_runs("first")
+    assert (real.time, real.metrics["accuracy"], real.seconds, real.peak_bytes) == (
+        run.time,
+        0.9,
+        60.0,
+        2**30,
+    )
+    assert real.metrics["loss"] != real.metrics["loss"]  # NaN came back as NaN
+    assert "label" not in real.metrics
+    assert progress.passed == {"first": {"predict": passed.time}}
+    assert [note.text for note in progress.notes] == ["rank 8 is enough"]
+    assert progress.path == "deep-dive"
+    assert progress.others == [failed]
+
+
+def test_unknown_kinds_and_odd_data_are_kept_for_others(journal: Journal) -> None:
+    odd = [
+        journal.append("focus", minutes=25),
+        journal.append("tick", item=5),
+        journal.append("tick"),
+        journal.append("run", lesson="first"),
+        journal.append("note"),
+        journal.append("path", path=None),
+    ]
+    progress = state(journal)
+    assert progress.others == odd
+    assert progress.path == "quick-start"
+    journal.append("run", lesson="first", scale="gpu", metrics=[1], seconds=True, peak_bytes="inf")
+    (run,) = state(journal).real_runs("first")
+    assert (run.metrics, run.seconds, run.peak_bytes) == ({}, None, None)
+
+
+def test_a_chosen_path_or_item_that_no_longer_exists_does_no_harm(journal: Journal) -> None:
+    journal.append("path", path="gone")
+    journal.append("tick", item="gone", by="hand")
+    progress = state(journal)
+    assert progress.path == "quick-start"
+    assert "gone" in progress.ticked
+    assert progress.done() == (0, 4)
+    assert render_text(progress, CURRICULUM)
+
+
+# ---- Ticking by hand -------------------------------------------------------------------------------
+
+
+def test_ticking_twice_writes_one_event_and_says_so(journal: Journal) -> None:
+    first = tick(journal, CURRICULUM, "run-first")
+    second = tick(journal, CURRICULUM, "run-first")
+    assert (first.changed, second.changed) == (True, False)
+    assert "already ticked" in second.message
+    assert len(journal.read().events) == 1
+    assert untick(journal, CURRICULUM, "run-first").changed
+    again = untick(journal, CURRICULUM, "run-first")
+    assert not again.changed
+    assert "not ticked" in again.message
+    assert len(journal.read().events) == 2
+
+
+def test_an_unknown_item_is_told_with_the_nearest_and_writes_nothing(journal: Journal) -> None:
+    for action in (tick, untick):
+        with pytest.raises(UnknownNameError) as caught:
+            action(journal, CURRICULUM, "run-frist")
+        assert caught.value.nearest[0] == "run-first"
+    with pytest.raises(UnknownNameError):
+        choose_path(journal, CURRICULUM, "slow-start")
+    assert not journal.path.exists()
+
+
+# ---- Evidence --------------------------------------------------------------------------------------
+
+
+def test_a_smoke_run_is_no_evidence(journal: Journal) -> None:
+    add_run(journal, "first", "smoke")
+    assert list(evidence_ticks(state(journal), CURRICULUM)) == []
+    assert state(journal).next_step().id == "welcome"
+
+
+@pytest.mark.parametrize("scale", ["laptop", "gpu"])
+def test_a_run_earns_an_item_once(journal: Journal, scale: str) -> None:
+    add_run(journal, "first", scale)
+    assert list(evidence_ticks(state(journal), CURRICULUM)) == ["run-first"]
+    (event,) = record_evidence(journal, CURRICULUM)
+    assert event.data["by"] == "evidence"
+    assert f"ran first ({scale}" in event.data["why"]
+    assert record_evidence(journal, CURRICULUM) == []
+    assert "by what you ran" in tick(journal, CURRICULUM, "run-first").message
+
+
+def test_all_lessons_exercises_and_readings_are_asked_for(journal: Journal) -> None:
+    add_run(journal, "first")
+    add_run(journal, "second")
+    assert set(evidence_ticks(state(journal), CURRICULUM)) == {"run-first"}
+    journal.append("exercise", lesson="first", exercise="predict", outcome="passed")
+    assert set(evidence_ticks(state(journal), CURRICULUM)) == {"run-first", "run-both"}
+    assert "passed first:predict" in evidence_why(state(journal), CURRICULUM, "run-both")
+    tick(journal, CURRICULUM, "guide")
+    assert set(evidence_ticks(state(journal), CURRICULUM)) == {"run-first", "run-both", "understand"}
+    assert "read guide" in evidence_why(state(journal), CURRICULUM, "understand")
+
+
+def test_a_notebook_ticked_by_hand_was_not_run(journal: Journal) -> None:
+    tick(journal, CURRICULUM, "first")
+    assert state(journal).lesson_done("first")
+    assert list(evidence_ticks(state(journal), CURRICULUM)) == []
+
+
+def test_an_untick_stands_until_there_is_new_evidence(journal: Journal) -> None:
+    add_run(journal, "first")
+    record_evidence(journal, CURRICULUM)
+    untick(journal, CURRICULUM, "run-first")
+    assert record_evidence(journal, CURRICULUM) == []
+    add_run(journal, "second")  # says nothing about the first
+    assert record_evidence(journal, CURRICULUM) == []
+    add_run(journal, "first")
+    assert [event.data["item"] for event in record_evidence(journal, CURRICULUM)] == ["run-first"]
+
+
+# ---- What's next -----------------------------------------------------------------------------------
+
+
+def test_next_goes_through_the_path_and_says_what_is_not_written(journal: Journal) -> None:
+    seen = []
+    for _ in range(4):
+        step = state(journal).next_step()
+        assert (step.kind, step.written, step.minutes) == ("lesson", True, 30)
+        seen.append(step.id)
+        if step.id == "guide":
+            assert "lessonkit tick guide" in step.command
+            tick(journal, CURRICULUM, "guide")
+        else:
+            assert f"lessonkit run {step.id}" in step.command
+            add_run(journal, step.id)
+    assert seen == ["welcome", "guide", "first", "second"]
+    assert state(journal).next_step().id == "understand"
+    record_evidence(journal, CURRICULUM)
+    step = state(journal).next_step()
+    assert (step.kind, step.id) == ("item", "run-both")  # its exercise is still to be passed
+    tick(journal, CURRICULUM, "run-both")
+    step = state(journal).next_step()
+    assert (step.id, step.written) == ("run-third", False)
+    assert "not written yet" in step.text
+    tick(journal, CURRICULUM, "run-third")
+    step = state(journal).next_step()
+    assert step.kind == "finished"
+    assert "complete" in step.text
+
+
+def test_a_lesson_waits_for_its_prerequisites(journal: Journal) -> None:
+    tick(journal, CURRICULUM, "welcome")
+    tick(journal, CURRICULUM, "guide")
+    assert state(journal).next_step().id == "first"  # not second, which needs it
+
+
+def test_who_has_done_a_lesson_is_not_sent_back_to_the_welcome(journal: Journal) -> None:
+    add_run(journal, "first")
+    assert state(journal).next_step().id == "second"
+
+
+def test_a_prerequisite_that_is_not_written_blocks_nobody(journal: Journal) -> None:
+    assert state(journal).next_step("deep-dive").id == "fourth"
+
+
+# ---- Text and JSON ---------------------------------------------------------------------------------
+
+
+def test_text_shows_boxes_grid_runs_and_next(journal: Journal) -> None:
+    empty = render_text(state(journal), CURRICULUM)
+    assert "[x]" not in empty
+    assert "No runs yet" in empty
+    assert "(run-third): not written yet" in empty
+    add_run(journal, "first", metrics={"accuracy": 0.97214})
+    record_evidence(journal, CURRICULUM)
+    journal.append(
+        "note", text="a note\nin two lines, long enough that the table cannot hold it", about="first"
+    )
+    text = render_text(state(journal), CURRICULUM)
+    assert "  [x] Run the first (run-first): ran first (laptop" in text
+    assert "  [ ] Run both (run-both)" in text
+    assert "1 of 4 done" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("LoRA"))
+    assert row.split()[1:3] == ["✅", "N/A"]
+    assert "a note in two lines" in row
+    assert "1.00 GiB" in text
+    assert "accuracy 0.9721" in text
+    assert "Next: Second (30 minutes)" in text
+
+
+def test_json_is_strict_and_says_the_same(journal: Journal) -> None:
+    add_run(journal, "first", metrics={"loss": float("inf")})
+    record_evidence(journal, CURRICULUM)
+    told = json.loads(json.dumps(to_dict(state(journal), CURRICULUM), allow_nan=False))
+    assert told["path"] == "quick-start"
+    assert [(path["id"], path["ticked"], path["total"]) for path in told["paths"]] == [
+        ("quick-start", 1, 4),
+        ("deep-dive", 0, 1),
+    ]
+    item = told["paths"][0]["items"][1]
+    assert (item["id"], item["ticked"], item["by"]) == ("run-first", True, "evidence")
+    assert told["grid"] == {"lora": {"beginner": "done", "expert": "N/A"}}
+    assert told["runs"][0]["metrics"] == {"loss": "inf"}
+    assert told["next"]["id"] == "second"
+
+
+def test_the_real_curriculum_renders_and_every_item_can_be_ticked(journal: Journal) -> None:
+    real = load_curriculum(check_files=False)
+    text = render_text(fold([], real), real)
+    assert sum(text.count(mark) for mark in ("✅", "⬜")) >= 12
+    for item in real.items:
+        tick(journal, real, item.id)
+    progress = fold(journal.read().events, real)
+    for path in real.paths:
+        assert progress.done(path.id) == (len(path.checklist),) * 2
+    json.dumps(to_dict(progress, real), allow_nan=False)
+    ids = [item.id for item in real.items] + [lesson.id for lesson in real.lessons]
+    assert len(ids) == len(set(ids))  # items and lessons are ticked by the same command
