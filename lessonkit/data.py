@@ -55,8 +55,8 @@ def _labelled(wanted: Asset, folder: Path) -> DatasetDict:
 def _bbc_news(folder: Path) -> DatasetDict:
     from datasets import DatasetDict
 
-    lines = (folder / "texts.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [(row["label"], row["text"]) for row in map(json.loads, lines)]
+    with (folder / "texts.jsonl").open(encoding="utf-8") as lines:
+        rows = [(row["label"], row["text"]) for row in map(json.loads, lines)]
     names = sorted({label for label, _ in rows})
     train = [row for row in rows if not _held_out(row[1])]
     test = [row for row in rows if _held_out(row[1])]

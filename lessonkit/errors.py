@@ -44,15 +44,26 @@ class LessonkitError(Exception):
         self.why = why
         self.fix = fix
 
+    def __reduce__(self) -> tuple:
+        """Survive the way out of a worker process, whatever the constructor of a subclass takes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[LessonkitError], args: tuple, fields: dict) -> LessonkitError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
 
 class UnknownNameError(LessonkitError, LookupError):
     """A lesson, dataset, model or checklist item that does not exist; the nearest is offered."""
 
     def __init__(self, kind: str, name: str, choices: Iterable[str], *, fix: str = "") -> None:
-        names = sorted(choices)
+        names = list(choices)
         guesses = nearest(name, names)
         why = f"Did you mean {' or '.join(repr(guess) for guess in guesses)}?" if guesses else ""
-        listed = ", ".join(names) if names else "none"
+        listed = ", ".join(sorted(names)) or "none"
         super().__init__(
             f"There is no {kind} called {name!r}.",
             why=why,
@@ -105,8 +116,9 @@ class ExerciseError(LessonkitError, RuntimeError):
 
 def nearest(name: str, choices: Iterable[str], count: int = 2) -> list[str]:
     """The names most like ``name``, best first; empty when none is close."""
-    lowered = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=0.5)
-    if not found:  # 'lora' for 'beginner/lora': the last part alone may be what was typed
-        found = [low for low in lowered if name and name.lower() in low][:count]
-    return [lowered[low] for low in found]
+    typed, lowered = name.lower(), {choice.lower(): choice for choice in choices}
+    found = [low for low in lowered if typed and low.endswith(f"/{typed}")]  # 'lora' for 'beginner/lora'
+    found += difflib.get_close_matches(typed, lowered, n=count, cutoff=0.5)
+    if not found:
+        found = [low for low in lowered if typed and typed in low]
+    return [lowered[low] for low in dict.fromkeys(found)][:count]

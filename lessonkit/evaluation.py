@@ -61,7 +61,7 @@ def classification_scores(
     names: the classes' names, in the order of their numbers.
     majority_label: the class that a lazy baseline would always answer, best taken from the training
     labels; left out, it is the most frequent of ``labels``.
-    Raises DataError if the two differ in length, are empty, or hold a number without a name.
+    Raises DataError if the two differ in length, are empty, or hold anything but numbers of ``names``.
     """
     from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
@@ -95,12 +95,25 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: in
 
     Draws n values with replacement RESAMPLES times (Efron 1979, "Bootstrap Methods: Another Look at
     the Jackknife") and takes the middle ``level`` of the means.
+    Raises DataError if ``values`` is empty, not one-dimensional, or holds anything but finite numbers.
     """
     import numpy as np
 
-    sample = np.asarray(values, dtype=np.float64)
-    if not len(sample):
-        raise DataError("There is nothing to resample.", fix="score at least one text")
+    try:
+        sample = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            "Only numbers can be resampled.", why=str(error), fix="pass one number a text"
+        ) from error
+    if sample.ndim != 1 or not len(sample):
+        raise DataError(
+            f"There is nothing to resample in the shape {sample.shape}.",
+            fix="pass one number a text, at least one",
+        )
+    if not np.isfinite(sample).all():
+        raise DataError("A value to resample is not a finite number.", fix="look for NaN in the scores")
+    if not 0 < level < 1:
+        raise DataError(f"An interval's level is a share between 0 and 1, not {level}.", fix="use level=0.95")
     draws = np.random.default_rng(seed)
     means = [sample[draws.integers(0, len(sample), len(sample))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -110,9 +123,7 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: in
 def _checked(
     labels: Sequence[int], predictions: Sequence[int], classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    import numpy as np
-
-    true, predicted = np.asarray(labels), np.asarray(predictions)
+    true, predicted = _class_numbers("labels", labels), _class_numbers("predictions", predictions)
     if true.shape != predicted.shape or true.ndim != 1:
         raise DataError(
             f"Labels have the shape {true.shape}, predictions {predicted.shape}.",
@@ -129,3 +140,25 @@ def _checked(
                 fix="give all the classes' names, in the order of their numbers",
             )
     return true, predicted
+
+
+def _class_numbers(what: str, values: Sequence[int]) -> np.ndarray:
+    """The values as an array of whole numbers."""
+    import numpy as np
+
+    try:
+        numbers = np.asarray(values)
+        if not numbers.size:
+            return numbers.astype(np.int64)  # an empty list counts as floats
+        if numbers.dtype.kind in "iubf":
+            with np.errstate(invalid="ignore"):  # NaN has no whole number, which the comparison finds
+                whole = numbers.astype(np.int64)
+            if (whole == numbers).all():
+                return whole
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass
+    raise DataError(
+        f"The {what} are not class numbers.",
+        why="each must be a whole number, the place of its class among the names",
+        fix="if these are logits, take `logits.argmax(-1)` first; if they are names, use their numbers",
+    )

@@ -108,7 +108,7 @@ def detect_hardware() -> Hardware:
     """
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: one of its libraries is missing or broken
         raise HardwareError(
             "PyTorch cannot be imported.",
             why=str(error),
@@ -129,8 +129,8 @@ def detect_hardware() -> Hardware:
     reasons = facts.pop("reasons")
     threads, reasons["threads"] = _choose_threads(cpu["cpu_cores"])
     scale, reasons["scale"] = choose_scale(facts["device"], facts["memory_total_bytes"])
-    reasons["attention"] = "scaled_dot_product_attention picks the fastest kernel that PyTorch has here"
-    return Hardware(**facts, **cpu, scale=scale, threads=threads, attention="sdpa", reasons=reasons)
+    attention, reasons["attention"] = _choose_attention(facts["device"])
+    return Hardware(**facts, **cpu, scale=scale, threads=threads, attention=attention, reasons=reasons)
 
 
 def choose_scale(
@@ -146,6 +146,8 @@ def choose_scale(
         return asked, f"LESSONKIT_SCALE={asked} asks for it"
     if device == "cuda" and (memory_total_bytes or 0) >= GPU_SCALE_MINIMUM_BYTES:
         return "gpu", f"a CUDA GPU with {format_bytes(memory_total_bytes)} holds the bigger models"
+    if device == "cuda" and memory_total_bytes is None:
+        return "laptop", "the GPU's memory is unknown, so the bigger models may not fit"
     if device == "cuda":
         return "laptop", f"the GPU's {format_bytes(memory_total_bytes)} are less than the bigger models need"
     if device == "mps":
@@ -216,6 +218,12 @@ def _cpu_facts(torch, cpu: dict) -> dict:
     }
 
 
+def _choose_attention(device: str) -> tuple[str, str]:
+    if device == "cpu":
+        return "eager", "short texts train faster on a CPU with plain attention than with the fused kernel"
+    return "sdpa", "scaled_dot_product_attention picks the fastest kernel that PyTorch has here"
+
+
 def _choose_threads(cores: int, environ: Mapping[str, str] = os.environ) -> tuple[int, str]:
     asked = environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
@@ -225,10 +233,8 @@ def _choose_threads(cores: int, environ: Mapping[str, str] = os.environ) -> tupl
 
 def _usable_cores() -> int:
     """Cores by affinity, capped by a container's CPU quota (cgroup v2)."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         if quota != "max":
@@ -242,11 +248,8 @@ def _ram_total() -> int | None:
     except ImportError:
         return None
     total = psutil.virtual_memory().total
-    with contextlib.suppress(OSError, ValueError):
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            total = min(total, int(limit))
-    return total
+    limit = _cgroup_number("memory.max")
+    return total if limit is None else min(total, limit)
 
 
 def _ram_free() -> int | None:
@@ -254,7 +257,16 @@ def _ram_free() -> int | None:
         import psutil
     except ImportError:
         return None
-    return psutil.virtual_memory().available
+    free = psutil.virtual_memory().available
+    limit, used = _cgroup_number("memory.max"), _cgroup_number("memory.current")
+    return free if limit is None else min(free, max(0, limit - (used or 0)))
+
+
+def _cgroup_number(name: str) -> int | None:
+    """A container's limit or use (cgroup v2) in bytes; None where there is none."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: it says "max", which is no limit
+        return int(Path("/sys/fs/cgroup", name).read_text())
+    return None
 
 
 def _cpu_name() -> str:

@@ -61,7 +61,7 @@ class Lesson:
             raise LessonError(
                 f"The folder {folder} cannot be made.",
                 why=str(error),
-                fix="set the environment variable LESSONKIT_OUTPUTS to a folder of yours and restart the kernel",
+                fix="set the environment variable LESSONKIT_OUTPUTS to a folder of yours, restart the kernel",
             ) from error
         return folder
 
@@ -82,17 +82,22 @@ class Lesson:
         """Keep this lesson's results: in the journal, as evidence, unless the scale is ``smoke``.
 
         metrics: numbers by name, such as ``test_accuracy=0.96``.
+        Raises LessonError if one is not a number, or LESSONKIT_RESULT names a file that cannot be written.
         """
         result = {
             "lesson": self.name,
             "scale": self.scale,
-            "metrics": {name: float(value) for name, value in metrics.items()},
+            "metrics": {name: _number(name, value) for name, value in metrics.items()},
             "seconds": round(sum(run.seconds for run in self.runs), 2),
             "peak_bytes": max((run.peak_bytes for run in self.runs), default=0),
         }
         asked = os.environ.get(RESULT_VARIABLE)
         if asked:
-            Path(asked).write_text(json.dumps(result), encoding="utf-8")
+            try:
+                Path(asked).write_text(json.dumps(result), encoding="utf-8")
+            except OSError as error:
+                fix = f"let {RESULT_VARIABLE} name a file in a folder that can be written"
+                raise LessonError("The results could not be written.", why=str(error), fix=fix) from error
         if self.scale == "smoke":
             print("Smoke scale: every line ran. Nothing is recorded, for nothing was learned at this size.")
             return
@@ -131,7 +136,9 @@ def start(name: str) -> Lesson:
     _on_colab()
     entry = load_curriculum(check_files=False).lesson(name)
     if not entry.written:
-        raise LessonError(f"{entry.title} ({name}) is not written yet.", fix="see `lessonkit lessons` for what is")
+        raise LessonError(
+            f"{entry.title} ({name}) is not written yet.", fix="see `lessonkit lessons` for what is"
+        )
     _quiet()
     lesson = Lesson(name, entry.title, detect_hardware(), Journal())
     reasons = lesson.hardware.reasons
@@ -174,6 +181,16 @@ def _quiet() -> None:
         sys.modules["datasets"].disable_progress_bars()
     else:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        fix = f"pass one number: lesson.record({name}=0.96)"
+        raise LessonError(
+            f"The metric {name} is not a number: {value!r}.", why=str(error), fix=fix
+        ) from error
 
 
 def _short(path: Path, environ: Mapping[str, str] = os.environ) -> str:

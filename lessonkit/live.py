@@ -49,11 +49,18 @@ class LiveLine:
     def _show(self, share: float | None, text: str, end: str) -> None:
         if not self._notebook:
             terminal = sys.stderr.isatty()
-            print(f"{text:<78}" if terminal else text, end=end if terminal else "\n", file=sys.stderr, flush=True)
+            print(
+                f"{text:<78}" if terminal else text,
+                end=end if terminal else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
             return
         from IPython.display import display
 
-        bar = "" if share is None else f'<progress value="{share:.4f}" max="1" style="width:16em"></progress> '
+        bar = (
+            "" if share is None else f'<progress value="{share:.4f}" max="1" style="width:16em"></progress> '
+        )
         content = {"text/plain": text, "text/html": f"<div>{bar}{html.escape(text)}</div>"}
         if self._handle is None:
             self._handle = display(content, raw=True, display_id=True)

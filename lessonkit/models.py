@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load_model", "load_tokenizer", "model_source"]
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.*", "*.gguf")
+
 
 def model_source(name: str | Path) -> str:
     """What ``from_pretrained`` should be given for ``name``.
@@ -38,7 +40,16 @@ def load_tokenizer(name: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
     """``AutoTokenizer.from_pretrained`` on an asset, a folder or a Hub name; kwargs go through."""
     from transformers import AutoTokenizer
 
-    return _load(AutoTokenizer, name, kwargs)
+    source = model_source(name)
+    folder = Path(source)
+    if folder.is_dir() and not any(found for kind in TOKENIZER_FILES for found in folder.glob(kind)):
+        # transformers would make up a tokenizer that knows no words
+        raise ModelError(
+            f"{source} holds no tokenizer.",
+            why="it has neither tokenizer.json nor a vocabulary",
+            fix="save the tokenizer beside the model with `tokenizer.save_pretrained(folder)`",
+        )
+    return _load(AutoTokenizer, source, kwargs)
 
 
 def load_model(name: str | Path, auto_class: type | None = None, **kwargs: Any) -> PreTrainedModel:
@@ -59,18 +70,23 @@ def load_model(name: str | Path, auto_class: type | None = None, **kwargs: Any) 
 
 
 def _load(auto_class: type, name: str | Path, kwargs: dict[str, Any]) -> Any:
+    from safetensors import SafetensorError
+
     source = model_source(name)
+    local = Path(source).is_dir()
+    # In a folder, damaged weights and an unfinished config.json are told by other errors than OSError.
+    expected = (OSError, SafetensorError, ValueError) if local else (OSError,)
     try:
         with _quiet_loading():
             return auto_class.from_pretrained(source, **kwargs)
-    except OSError as error:
-        local = Path(source).is_dir()
+    except expected as error:
         raise ModelError(
             f"{source} could not be loaded with {auto_class.__name__}.",
             why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            fix="check that the folder holds config.json and model.safetensors"
+            fix="check that the folder holds a whole config.json and model.safetensors, and that they suit "
+            f"{auto_class.__name__}"
             if local
-            else "check the name and the network; a model that was loaded once is kept by the Hub's own cache",
+            else "check the name and the network; what was loaded once stays in the Hub's own cache",
         ) from error
 
 

@@ -29,10 +29,11 @@ def curves(
     """Lines over a common axis: ``{name: (x values, y values)}``, both of one length."""
     if not series:
         raise DataError("There is no curve to draw.", fix="pass at least one {name: (x, y)}")
-    ax = ax or _axes(6.5, 3.4)
-    for index, (name, (x, y)) in enumerate(series.items()):
+    for name, (x, y) in series.items():
         if len(x) != len(y):
             raise DataError(f"The curve {name!r} has {len(x)} x values and {len(y)} y values.")
+    ax = ax or _axes(6.5, 3.4)
+    for index, (name, (x, y)) in enumerate(series.items()):
         marker = "o" if len(x) < 25 else None
         ax.plot(
             x,

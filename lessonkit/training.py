@@ -131,21 +131,20 @@ def _check(trainer: Trainer) -> None:
 @contextlib.contextmanager
 def _token_counter(model: torch.nn.Module) -> Iterator[Any]:
     """Count unpadded tokens of the forward passes in training mode; yields a function that tells."""
-    total: Any = 0
+    totals: dict[torch.device, Any] = {}  # a model spread over several GPUs runs on each of them
 
     def count(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        nonlocal total
         if not module.training:
             return
         mask, ids = kwargs.get("attention_mask"), kwargs.get("input_ids")
         if mask is not None and mask.dim() == 2:
-            total = total + mask.detach().sum()  # stays on the device: no waiting for the GPU
+            totals[mask.device] = totals.get(mask.device, 0) + mask.detach().sum()  # no waiting for the GPU
         elif ids is not None:
-            total = total + ids.numel()
+            totals[ids.device] = totals.get(ids.device, 0) + ids.numel()
 
     handle = model.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        yield lambda: total
+        yield lambda: sum(int(total) for total in totals.values())
     finally:
         handle.remove()
 

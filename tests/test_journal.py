@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from lessonkit.errors import JournalError, LessonkitError
 from lessonkit.progress import journal as module
-from lessonkit.progress.journal import SCHEMA, Event, Journal, journal_path
+from lessonkit.progress.events import SCHEMA, Event
+from lessonkit.progress.journal import Journal, journal_path
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITER = """

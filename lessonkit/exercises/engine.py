@@ -7,11 +7,13 @@ reference passes, and each wrong answer fails with its own diagnosis.
 
 from __future__ import annotations
 
+import copy
 import html
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from numbers import Number
 from typing import Any
 
 from lessonkit.errors import ExerciseError
@@ -44,7 +46,11 @@ class WrongAnswer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """status: ``"passed"``, ``"failed"``, ``"error"`` or ``"unattempted"``; diagnosis: a WrongAnswer's name."""
+    """How an answer was judged.
+
+    status: ``"passed"``, ``"failed"``, ``"error"`` or ``"unattempted"``. diagnosis: a WrongAnswer's name,
+    ``"raises"`` for a function that fails in a way that no one has named, or "".
+    """
 
     status: str
     message: str
@@ -60,6 +66,9 @@ class Outcome:
         return f"{mark} {self.message}"
 
     __repr__ = __str__
+
+    def _ipython_display_(self) -> None:
+        """Show nothing: ``check`` has shown it, and a cell that ends in it would show it twice."""
 
 
 @dataclass
@@ -85,15 +94,16 @@ class Exercise:
         except Exception as error:  # an answer may be any object, with any behaviour
             message = f"Your answer could not be checked: {type(error).__name__}: {error}"
             outcome = Outcome("error", message)
+        _show(str(outcome))  # first: the verdict is seen even if it cannot be recorded
         if self.on_outcome is not None and outcome.status != "unattempted":
             self.on_outcome(self, outcome)
-        _show(str(outcome))
         return outcome
 
     def judge(self, answer: Any) -> Outcome:
         """The outcome, without showing or recording it."""
         if answer is TODO or answer is None:
-            return Outcome("unattempted", f"Not tried yet. Replace TODO, or ask for help: {self._call('hint')}")
+            message = f"Not tried yet. Replace TODO, or ask for help: {self._call('hint')}"
+            return Outcome("unattempted", message)
         complaint = self.complaint(answer)
         if complaint:
             return Outcome("error", complaint)
@@ -111,7 +121,9 @@ class Exercise:
         shown = self.hints[: self._hints_given]
         last = self._hints_given == len(self.hints)
         lines = [f"Hint {number} of {len(self.hints)}: {hint}" for number, hint in enumerate(shown, 1)]
-        _show("\n".join([*lines, f"That was the last one; the worked answer: {self._call('solution')}"] if last else lines))
+        if last:
+            lines.append(f"That was the last one; the worked answer: {self._call('solution')}")
+        _show("\n".join(lines))
 
     def solution(self) -> None:
         """Show a right answer and why it is right."""
@@ -180,7 +192,8 @@ class Choice(Exercise):
 class Function(Exercise):
     """A function, run on cases that the learner does not see; right if it equals the reference on all.
 
-    cases: tuples of positional arguments. tolerance: absolute, for numbers.
+    cases: tuples of positional arguments. tolerance: absolute, for numbers, also those inside lists,
+    dictionaries, arrays and tensors. Raising the same kind of error counts as the same.
     source: the reference as text, for ``solution()``.
     """
 
@@ -192,40 +205,39 @@ class Function(Exercise):
         return "" if callable(answer) else f"A function is wanted here, not a {type(answer).__name__}."
 
     def same(self, answer: Any, other: Any) -> bool:
-        return all(self._close(answer(*_copied(case)), other(*_copied(case))) for case in self.cases)
+        return all(self._same_on(case, answer, other) for case in self.cases)
 
     def other(self, answer: Any) -> str:
-        for case in self.cases:
-            want = self.reference(*_copied(case))
-            try:
-                got = answer(*_copied(case))
-            except Exception as error:
-                return f"Called with {_short(case)}, it raises {type(error).__name__}: {error}"
-            if got is None:
-                return f"Called with {_short(case)}, it returns None: is a `return` missing?"
-            if not self._close(got, want):
-                return f"Called with {_short(case)}, it returns {_short(got)}, not {_short(want)}."
-        return "That isn't it."
+        case = next(case for case in self.cases if not self._same_on(case, answer, self.reference))
+        got, want = _called(answer, case), _called(self.reference, case)
+        if isinstance(got, Exception):
+            return f"Called with {_short(case)}, it raises {type(got).__name__}: {got}"
+        if isinstance(want, Exception):
+            right = type(want).__name__
+            return f"Called with {_short(case)}, it returns {_short(got)}, but should raise {right}."
+        if got is None:
+            return f"Called with {_short(case)}, it returns None: is a `return` missing?"
+        return f"Called with {_short(case)}, it returns {_short(got)}, not {_short(want)}."
 
     def judge(self, answer: Any) -> Outcome:
-        if answer is not TODO and callable(answer):
-            first = self.cases[0]
-            try:
-                if answer(*_copied(first)) is TODO:
-                    return super().judge(TODO)
-                self.same(answer, self.reference)
-            except Exception:
-                return Outcome("failed", f"Not yet. {self.other(answer)}", "raises")
-        return super().judge(answer)
+        if not callable(answer):
+            return super().judge(answer)
+        if _called(answer, self.cases[0]) is TODO:
+            return super().judge(TODO)
+        outcome = super().judge(answer)
+        unnamed = outcome.status == "failed" and not outcome.diagnosis
+        if unnamed and any(isinstance(_called(answer, case), Exception) for case in self.cases):
+            return replace(outcome, diagnosis="raises")
+        return outcome
 
     def spoken(self) -> str:
         return "\n" + self.source
 
-    def _close(self, got: Any, want: Any) -> bool:
-        try:
-            return abs(float(got) - float(want)) <= self.tolerance
-        except (TypeError, ValueError):
-            return bool(got == want)
+    def _same_on(self, case: tuple, answer: Any, other: Any) -> bool:
+        got, want = _called(answer, case), _called(other, case)
+        if isinstance(got, Exception) or isinstance(want, Exception):
+            return type(got) is type(want)
+        return _close(got, want, self.tolerance)
 
 
 def load_exercises(lesson: str) -> dict[str, Exercise]:
@@ -239,14 +251,30 @@ def load_exercises(lesson: str) -> dict[str, Exercise]:
     except ModuleNotFoundError as error:
         if error.name != f"lessonkit.exercises.{module}":
             raise
-        raise ExerciseError(f"The lesson {lesson} has no exercises yet.", fix="read on; nothing is missing") from None
+        what = f"The lesson {lesson} has no exercises yet."
+        raise ExerciseError(what, fix="read on; nothing is missing") from None
     return {each.name: each for each in found.exercises()}
 
 
-def _copied(case: tuple) -> tuple:
-    import copy
+def _called(function: Callable, case: tuple) -> Any:
+    """What the function returns for the case, or the exception that it raises."""
+    try:
+        return function(*copy.deepcopy(case))  # a copy, since a function may change what it is given
+    except Exception as error:
+        return error
 
-    return copy.deepcopy(case)  # an answer that changes its input must not change the next check
+
+def _close(got: Any, want: Any, tolerance: float) -> bool:
+    """Whether two results are the same, numbers within the tolerance, at any depth."""
+    got, want = (each.tolist() if hasattr(each, "tolist") else each for each in (got, want))
+    if isinstance(got, Number) and isinstance(want, Number):
+        return got == want or abs(got - want) <= tolerance or (got != got and want != want)
+    if isinstance(got, Mapping) and isinstance(want, Mapping):
+        return got.keys() == want.keys() and all(_close(got[key], want[key], tolerance) for key in want)
+    if isinstance(got, (list, tuple)) and isinstance(want, (list, tuple)):
+        pairs = zip(got, want, strict=False)
+        return len(got) == len(want) and all(_close(one, two, tolerance) for one, two in pairs)
+    return bool(got == want)
 
 
 def _short(value: Any) -> str:

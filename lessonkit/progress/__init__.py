@@ -1,11 +1,13 @@
-"""What a learner has done: the journal keeps it, the tracker says what it adds up to.
+"""What a learner has done: the journal keeps it, the tracker says what it adds up to, the report shows it.
 
 journal = Journal()
 reading = journal.read()
 progress = fold(reading.events, load_curriculum())
 """
 
-from lessonkit.progress.journal import SCHEMA, Event, Journal, MergeReport, Problem, Reading, journal_path
+from lessonkit.progress.events import SCHEMA, Event, Problem, Reading
+from lessonkit.progress.journal import Journal, MergeReport, journal_path
+from lessonkit.progress.report import render_text, to_dict
 from lessonkit.progress.tracker import (
     Note,
     Progress,
@@ -18,9 +20,7 @@ from lessonkit.progress.tracker import (
     evidence_why,
     fold,
     record_evidence,
-    render_text,
     tick,
-    to_dict,
     untick,
 )
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import re
 import uuid
@@ -22,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from lessonkit.errors import JournalError
+from lessonkit.progress.events import SCHEMA, Event, Problem, Reading, Scan, iso, plain
 
 __all__ = ["SCHEMA", "Event", "Journal", "MergeReport", "Problem", "Reading", "journal_path"]
 
-SCHEMA = 1
 FILE_NAME = "journal.jsonl"
 ELSEWHERE = "set LESSONKIT_PROGRESS to a folder of your own, then try again"
 CLOCK_SLACK = timedelta(seconds=60)  # clocks are corrected by less than this all the time: not worth a word
-BOM = b"\xef\xbb\xbf"  # some Windows editors put it before the first line
 # A quotation mark inside a JSON string is escaped, so no note can look like this.
 LINE_TIME = re.compile(rb'"time": "(\d{4}-\d\d-\d\dT[\d:.]{15}\+00:00)", "schema"')
 MEANINGS = {
@@ -69,71 +67,6 @@ def journal_path(environ: Mapping[str, str] | None = None) -> Path:
     return Path(platformdirs.user_data_dir("lessonkit", appauthor=False)) / FILE_NAME
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened.
-
-    id: unique, 32 hexadecimal digits. time: UTC, ISO 8601 with microseconds; orders the events.
-    schema: the version of this format that wrote it. kind: ``tick``, ``run``, ``note``, ...; kinds that
-    this version doesn't know are kept. data: plain JSON.
-    clock: what the machine's clock said, where it was more than a minute behind the journal; else empty.
-    """
-
-    id: str
-    time: str
-    schema: int
-    kind: str
-    data: dict[str, Any]
-    clock: str = ""
-
-    def to_line(self) -> str:
-        """The event as one line of JSON, without the newline."""
-        fields = {name: getattr(self, name) for name in ("id", "time", "schema", "kind", "data")}
-        if self.clock:
-            fields["clock"] = self.clock
-        return json.dumps(fields, ensure_ascii=False, allow_nan=False)
-
-    @classmethod
-    def from_line(cls, line: str | bytes) -> Event:
-        """The event that a line holds.
-
-        Raises:
-            JournalError: the line isn't a whole event, or a newer lessonkit wrote it.
-        """
-        raw = line if isinstance(line, bytes) else line.encode("utf-8", "replace")
-        try:
-            return _parse(raw)
-        except _SetAside as aside:
-            what = f"This is not an event that can be read: {aside.reason}."
-            raise JournalError(what, why=_preview(raw)) from None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something to tell about a journal. line_number counts from 1; preview is safe to print.
-
-    kind: ``torn`` (cut short), ``unreadable``, ``newer`` (kept for a newer lessonkit), ``conflict``
-    (one id, two contents) or ``clock`` (nothing is wrong with the line; the clock was put back).
-    """
-
-    line_number: int
-    reason: str
-    preview: str
-    kind: str = "unreadable"
-
-    def __str__(self) -> str:
-        return f"line {self.line_number}: {self.reason}: {self.preview}"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A journal as read: events by (time, id), each id once, and what was set aside."""
-
-    events: tuple[Event, ...]
-    problems: tuple[Problem, ...]
-    path: Path
-
-
 @dataclass(frozen=True)
 class MergeReport:
     """added and already: how many events were new and how many known; problems: lines not taken over."""
@@ -152,8 +85,6 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str] | None = None, *, lock_seconds: float = 10.0) -> None:
         self.path = Path(path).absolute() if path is not None else journal_path()
         self.lock_seconds = lock_seconds
-        self._scanned = 0  # bytes already searched for the latest time
-        self._latest = b""
 
     def append(self, kind: str, /, **data: Any) -> Event:
         """Add an event; when this returns, it is on the disk.
@@ -173,7 +104,7 @@ class Journal:
             fix = "give text, numbers, lists and dicts of these"
             raise JournalError(f"This {kind} can't be kept as JSON.", why=str(error), fix=fix) from error
         with self._opened() as descriptor:
-            time, clock = self._stamp(descriptor)
+            time, clock = self._stamp()
             event = Event(uuid.uuid4().hex, time, SCHEMA, kind, kept, clock)
             _write_durably(descriptor, self.path, [event.to_line().encode()])
         return event
@@ -188,7 +119,7 @@ class Journal:
             JournalError: the file is there but can't be opened, or is a folder.
         """
         content = _read_bytes(self.path, missing_is_empty=True)
-        return _scan(content, kinds).reading(self.path)
+        return Scan(content, kinds).reading(self.path)
 
     def merge(self, other: str | os.PathLike[str]) -> MergeReport:
         """Add the events of another journal that this one lacks, byte for byte; all of them or none.
@@ -198,10 +129,12 @@ class Journal:
         """
         source = Path(other).expanduser()
         source = source / FILE_NAME if source.is_dir() else source
-        theirs = _scan(_read_bytes(source, missing_is_empty=False))
+        theirs = Scan(_read_bytes(source, missing_is_empty=False))
         with self._opened() as descriptor:
-            mine = _scan(_read_bytes(self.path, missing_is_empty=True))
-            missing = sorted((line for line in theirs.lines if not mine.has(line)), key=_rank)
+            mine = Scan(_read_bytes(self.path, missing_is_empty=True))
+            missing = sorted(
+                (line for line in theirs.lines if not mine.has(line)), key=lambda line: line.rank
+            )
             if missing:
                 _write_durably(descriptor, self.path, [line.raw for line in missing])
         lost = tuple(problem for problem in theirs.problems if problem.kind in ("torn", "unreadable"))
@@ -244,180 +177,23 @@ class Journal:
                 raise
             raise _explained(error, self.path, "written") from error
 
-    def _stamp(self, descriptor: int) -> tuple[str, str]:
+    def _stamp(self) -> tuple[str, str]:
         """The time for a new event, and the clock's own where that went backwards.
 
         Later events sort later even if the clock was put back, else an untick could lose to the tick
         that it takes back.
         """
-        with self.path.open("rb") as file:
-            if os.fstat(descriptor).st_size < self._scanned:  # another file by now
-                self._scanned, self._latest = 0, b""
-            file.seek(self._scanned)
-            fresh = file.read()
-        self._latest = max([self._latest, *LINE_TIME.findall(fresh)])
-        self._scanned += len(fresh)
+        latest = max(LINE_TIME.findall(self.path.read_bytes()), default=b"")
         now = _now()
         try:
-            after = datetime.fromisoformat(self._latest.decode()) + timedelta(microseconds=1)
+            after = datetime.fromisoformat(latest.decode()) + timedelta(microseconds=1)
         except (ValueError, OverflowError):  # no event yet, or a time that can't be: go by the clock
-            return _iso(now), ""
-        return _iso(max(now, after)), _iso(now) if after - now > CLOCK_SLACK else ""
-
-
-class _SetAside(Exception):  # noqa: N818 - not an error: it carries a line's verdict from parser to scan
-    """A line that isn't an event of this version."""
-
-    def __init__(self, reason: str, kind: str = "unreadable", id: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.kind, self.id = reason, kind, id
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A line worth keeping: an event, or one of a newer schema (event None)."""
-
-    number: int
-    id: str
-    raw: bytes
-    event: Event | None
-
-
-class _Scan:
-    """The lines of one file: what is kept, each event once, and the problems."""
-
-    def __init__(self) -> None:
-        self.lines: list[_Line] = []
-        self.problems: list[Problem] = []
-        self._by_id: dict[str, list[_Line]] = {}
-
-    def has(self, line: _Line) -> bool:
-        """Whether this very event is there; a different one with the same id doesn't count."""
-        known = self._by_id.get(line.id, ())
-        return any(line.raw == old.raw or (line.event and line.event == old.event) for old in known)
-
-    def add(self, line: _Line) -> None:
-        if self.has(line):
-            return
-        if line.id in self._by_id:
-            reason = "has the id of another event; the later of them counts"
-            self.tell(line.number, reason, line.raw, "conflict")
-        if line.event is None:
-            reason = "written by a newer lessonkit, kept as it is; update lessonkit to see it"
-            self.tell(line.number, reason, line.raw, "newer")
-        self._by_id.setdefault(line.id, []).append(line)
-        self.lines.append(line)
-
-    def tell(self, number: int, reason: str, raw: bytes, kind: str = "unreadable") -> None:
-        self.problems.append(Problem(number, reason, _preview(raw), kind))
-
-    def reading(self, path: Path) -> Reading:
-        """The events by (time, id); of two with one id the same one whatever the order of the lines."""
-        late = [line for line in self.lines if line.event and line.event.clock]
-        if late:
-            reason = f"this machine's clock went backwards; {len(late)} event(s) keep the order they came in"
-            self.tell(late[0].number, reason, late[0].raw, "clock")
-        latest = [lines[0] if len(lines) == 1 else max(lines, key=_rank) for lines in self._by_id.values()]
-        events = sorted(
-            (line.event for line in latest if line.event), key=lambda event: (event.time, event.id)
-        )
-        return Reading(tuple(events), tuple(sorted(self.problems, key=lambda told: told.line_number)), path)
-
-
-def _rank(line: _Line) -> tuple[str, bytes]:
-    """What orders lines: their time, then their bytes; a newer schema's time isn't known."""
-    return (line.event.time if line.event else "", line.raw)
-
-
-def _scan(content: bytes, kinds: tuple[str, ...] = ()) -> _Scan:
-    scan = _Scan()
-    wanted = re.compile('"kind": *"({})"'.format("|".join(map(re.escape, kinds))).encode())
-    lines = content.removeprefix(BOM).split(b"\n")
-    for number, padded in enumerate(lines, start=1):
-        raw = padded.strip()
-        if not raw or (kinds and not wanted.search(raw)):
-            continue
-        try:
-            event = _parse(raw)
-            scan.add(_Line(number, event.id, raw, event))
-        except _SetAside as aside:
-            if aside.kind == "newer":
-                scan.add(_Line(number, aside.id, raw, None))
-            elif number == len(lines):  # no newline after it
-                reason = "cut short: the program or the machine stopped while writing it"
-                scan.tell(number, reason, raw, "torn")
-            else:
-                scan.tell(number, aside.reason, raw)
-    return scan
-
-
-def _parse(raw: bytes) -> Event:
-    """The event in a line; raises _SetAside with the reason where there is none."""
-    try:
-        fields = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise _SetAside("damaged: it is not UTF-8 text") from None
-    except (ValueError, RecursionError):
-        raise _SetAside("damaged or cut short: it is not JSON") from None
-    if not isinstance(fields, dict):
-        raise _SetAside("not an event: it is JSON but not an object")
-    id, schema = fields.get("id"), fields.get("schema")
-    if not isinstance(id, str) or not id:
-        raise _SetAside("not an event: it has no id")
-    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 0:
-        raise _SetAside("not an event: it has no schema number")
-    if schema > SCHEMA:
-        raise _SetAside(f"schema {schema} is newer than this lessonkit's", "newer", id)
-    kind, data, clock = fields.get("kind"), fields.get("data"), fields.get("clock", "")
-    if not isinstance(kind, str) or not kind or not isinstance(data, dict) or not isinstance(clock, str):
-        raise _SetAside("not an event: its kind or its data is missing")
-    return Event(id, _utc(fields.get("time")), schema, kind, data, clock)
-
-
-def _utc(text: object) -> str:
-    """A time in the journal's own form; one without a zone is taken as UTC."""
-    try:
-        time = datetime.fromisoformat(text)  # type: ignore[arg-type]
-        if len(text) == 32 and text[19] == "." and text.endswith("+00:00"):  # type: ignore[arg-type,index]
-            return text  # type: ignore[return-value]
-        return _iso(time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
-    except (TypeError, ValueError, OverflowError):
-        raise _SetAside("not an event: its time is not a date and time") from None
-
-
-def _iso(time: datetime) -> str:
-    return time.isoformat(timespec="microseconds")
+            return iso(now), ""
+        return iso(max(now, after)), iso(now) if after - now > CLOCK_SLACK else ""
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _preview(raw: bytes) -> str:
-    """The start of a line, fit to be printed: no control characters, at most 60 characters."""
-    text = "".join(char if char.isprintable() else "\ufffd" for char in raw[:240].decode("utf-8", "replace"))
-    return text if len(text) <= 60 else text[:59] + "…"
-
-
-def plain(value: Any) -> Any:
-    """The value as strict JSON: NaN and infinities as text. Raises TypeError where it can't be that."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # half a surrogate pair can't be stored or shown
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str | int) for key in value):
-            raise TypeError("a dict's keys must be text")
-        return {plain(str(key)): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if callable(getattr(value, "item", None)):  # a NumPy or torch scalar
-        return plain(value.item())
-    raise TypeError(f"{type(value).__name__} is not text, a number, a list or a dict")
 
 
 def _read_bytes(path: Path, *, missing_is_empty: bool) -> bytes:

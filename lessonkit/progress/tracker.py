@@ -12,17 +12,16 @@ What each kind of event carries (all of it optional to the reader, who passes ov
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from lessonkit.errors import UnknownNameError
-from lessonkit.progress.journal import Event, Journal, plain
+from lessonkit.progress.events import Event, local_time
+from lessonkit.progress.journal import Journal
 
 if TYPE_CHECKING:
-    from lessonkit.curriculum import ChecklistItem, Curriculum, LearningPath, Lesson
+    from lessonkit.curriculum import ChecklistItem, Curriculum, Lesson
 
 __all__ = [
     "Done",
@@ -37,16 +36,13 @@ __all__ = [
     "evidence_why",
     "fold",
     "record_evidence",
-    "render_text",
     "tick",
-    "to_dict",
     "untick",
 ]
 
 DEFAULT_PATH = "quick-start"
 REAL_SCALES = ("laptop", "gpu")  # smoke only shows that every line runs
 NOT_WRITTEN = "not written yet"
-RUNS_SHOWN = 10
 
 
 class Done(NamedTuple):
@@ -164,9 +160,8 @@ class Progress:
 def fold(events: Iterable[Event], curriculum: Curriculum) -> Progress:
     """The progress that the events, in any order, add up to."""
     progress = Progress(curriculum)
-    for event in sorted(events, key=lambda event: (event.time, event.id)):
-        step = _STEPS.get(event.kind)
-        if step is None or not step(progress, event):
+    for event in sorted(events, key=lambda event: event.rank):
+        if not _take(progress, event):
             progress.others.append(event)
     return progress
 
@@ -219,7 +214,7 @@ def tick(journal: Journal, curriculum: Curriculum, item: str, why: str = "") -> 
     before = fold(journal.read("tick", "untick").events, curriculum).ticked.get(item)
     if before is not None:
         how = "by hand" if before.by == "hand" else "by what you ran"
-        message = f"{title!r} is already ticked ({how}, {_local(before.time)})."
+        message = f"{title!r} is already ticked ({how}, {local_time(before.time)})."
         return TickOutcome(item, False, message)
     event = journal.append("tick", item=item, by="hand", why=why)
     return TickOutcome(item, True, f"Ticked: {title!r}.", event)
@@ -243,104 +238,39 @@ def choose_path(journal: Journal, curriculum: Curriculum, path: str) -> Event:
     return journal.append("path", path=curriculum.path(path).id)
 
 
-def to_dict(progress: Progress, curriculum: Curriculum) -> dict[str, Any]:
-    """All of it as strict JSON; NaN and infinities, which JSON lacks, as text."""
-    told = {
-        "path": progress.path,
-        "paths": [_path_dict(progress, path) for path in curriculum.paths],
-        "grid": {
-            technique.id: {
-                level.id: _cell(progress, lesson)
-                for level, lesson in zip(curriculum.levels, row, strict=True)
-            }
-            for technique, row in curriculum.grid_rows()
-        },
-        "runs": [asdict(run) for run in _all_runs(progress)],
-        "exercises_passed": progress.passed,
-        "notes": [asdict(note) for note in progress.notes],
-        "next": asdict(progress.next_step()),
-    }
-    return plain(told)
+# ---- The fold -------------------------------------------------------------------------------------
 
 
-def render_text(progress: Progress, curriculum: Curriculum) -> str:
-    """The chosen path's checklist, the technique grid, the runs and what's next, as plain text."""
-    path = curriculum.path(progress.path)
-    ticked, total = progress.done(path.id)
-    lines = [f"{path.emoji} {path.title} ({path.weeks_text}): {ticked} of {total} done"]
-    lines += [_item_line(progress, item) for item in path.checklist]
-    for other in curriculum.paths:
-        if other.id != path.id:
-            count = progress.done(other.id)
-            lines.append(f"{other.emoji} {other.title}: {count.ticked} of {count.total} done ({other.id})")
-    lines += ["", *_grid_lines(progress, curriculum), ""]
-    runs = _all_runs(progress)
-    shown = runs[-RUNS_SHOWN:]
-    lines.append(f"Runs, the last {len(shown)} of {len(runs)}" if runs else "No runs yet")
-    lines += [_run_line(run) for run in reversed(shown)]
-    step = progress.next_step()
-    return "\n".join([*lines, "", f"Next: {step.text}", *([f"      {step.command}"] if step.command else [])])
-
-
-# ---- The fold's steps: each uses an event or answers False ------------------------------------------
-
-
-def _fold_tick(progress: Progress, event: Event) -> bool:
-    item, by, why = (event.data.get(name, "") for name in ("item", "by", "why"))
-    if not isinstance(item, str) or not item:
-        return False
-    now, before = progress.ticked, progress.unticked
-    if event.kind == "untick":
-        now, before = before, now
-    before.pop(item, None)
-    now[item] = Tick(event.time, str(by or "hand"), str(why))
+def _take(progress: Progress, event: Event) -> bool:
+    """Add an event to the progress; False where nothing can be made of it."""
+    match event.kind, event.data:
+        case "tick" | "untick", {"item": str(item)} if item:
+            now, before = progress.ticked, progress.unticked
+            if event.kind == "untick":
+                now, before = before, now
+            before.pop(item, None)
+            by, why = event.data.get("by"), event.data.get("why", "")
+            now[item] = Tick(event.time, str(by or "hand"), str(why))
+        case "run", {"lesson": str(lesson), "scale": str(scale)}:
+            progress.runs.setdefault(lesson, []).append(_run(event, lesson, scale))
+        case "exercise", {"lesson": str(lesson), "exercise": str(exercise), "outcome": "passed"}:
+            progress.passed.setdefault(lesson, {}).setdefault(exercise, event.time)
+        case "note", {"text": str(text)}:
+            progress.notes.append(Note(event.time, text, str(event.data.get("about") or "")))
+        case "path", {"path": str(path)}:
+            progress.chosen_path = path
+        case _:
+            return False
     return True
 
 
-def _fold_run(progress: Progress, event: Event) -> bool:
-    lesson, scale, metrics = (event.data.get(name) for name in ("lesson", "scale", "metrics"))
-    if not isinstance(lesson, str) or not isinstance(scale, str):
-        return False
+def _run(event: Event, lesson: str, scale: str) -> Run:
+    metrics = event.data.get("metrics")
     metrics = metrics if isinstance(metrics, Mapping) else {}
     numbers = {name: number for name, value in metrics.items() if (number := _number(value)) is not None}
     peak = _number(event.data.get("peak_bytes"))
     peak = int(peak) if peak is not None and math.isfinite(peak) else None
-    run = Run(event.time, lesson, scale, numbers, _number(event.data.get("seconds")), peak)
-    progress.runs.setdefault(lesson, []).append(run)
-    return True
-
-
-def _fold_exercise(progress: Progress, event: Event) -> bool:
-    lesson, exercise = event.data.get("lesson"), event.data.get("exercise")
-    if event.data.get("outcome") != "passed" or not isinstance(lesson, str) or not isinstance(exercise, str):
-        return False
-    progress.passed.setdefault(lesson, {}).setdefault(exercise, event.time)
-    return True
-
-
-def _fold_note(progress: Progress, event: Event) -> bool:
-    text = event.data.get("text")
-    if not isinstance(text, str):
-        return False
-    progress.notes.append(Note(event.time, text, str(event.data.get("about") or "")))
-    return True
-
-
-def _fold_path(progress: Progress, event: Event) -> bool:
-    if not isinstance(event.data.get("path"), str):
-        return False
-    progress.chosen_path = event.data["path"]
-    return True
-
-
-_STEPS = {
-    "tick": _fold_tick,
-    "untick": _fold_tick,
-    "run": _fold_run,
-    "exercise": _fold_exercise,
-    "note": _fold_note,
-    "path": _fold_path,
-}
+    return Run(event.time, lesson, scale, numbers, _number(event.data.get("seconds")), peak)
 
 
 def _number(value: object) -> float | None:
@@ -415,75 +345,3 @@ def _title(curriculum: Curriculum, name: str) -> str:
         fix = "lessonkit progress shows the items of your path"
         raise UnknownNameError("checklist item", name, titles, fix=fix)
     return titles[name]
-
-
-# ---- Text -------------------------------------------------------------------------------------------
-
-
-def _path_dict(progress: Progress, path: LearningPath) -> dict[str, Any]:
-    ticked, total = progress.done(path.id)
-    items = []
-    for item in path.checklist:
-        mark = progress.ticked.get(item.id)
-        items.append(
-            {"id": item.id, "text": item.text, "ticked": mark is not None, **(asdict(mark) if mark else {})}
-        )
-    return {"id": path.id, "title": path.title, "ticked": ticked, "total": total, "items": items}
-
-
-def _all_runs(progress: Progress) -> list[Run]:
-    return sorted((run for runs in progress.runs.values() for run in runs), key=lambda run: run.time)
-
-
-def _cell(progress: Progress, lesson: Lesson | None) -> str:
-    if lesson is None:
-        return "N/A"
-    if progress.lesson_done(lesson.id):
-        return "done"
-    return "open" if lesson.written else NOT_WRITTEN
-
-
-def _item_line(progress: Progress, item: ChecklistItem) -> str:
-    mark = progress.ticked.get(item.id)
-    box = "[x]" if mark else "[ ]"
-    unwritten = not all(progress.curriculum.lesson(name).written for name in item.evidence.lessons)
-    about = mark.why if mark else NOT_WRITTEN if unwritten else ""
-    return f"  {box} {item.text} ({item.id})" + (f": {about}" if about else "")
-
-
-def _grid_lines(progress: Progress, curriculum: Curriculum) -> list[str]:
-    marks = {"done": "✅", "open": "⬜", NOT_WRITTEN: "⬜*", "N/A": "N/A"}
-    table = [["Technique", *(level.title for level in curriculum.levels), "Notes"]]
-    for technique, row in curriculum.grid_rows():
-        about = {technique.id, *(lesson.id for lesson in row if lesson)}
-        notes = [note.text for note in progress.notes if note.about in about]
-        last = " ".join(notes[-1].split()) if notes else ""
-        cells = [marks[_cell(progress, lesson)] for lesson in row]
-        table.append([technique.title, *cells, last if len(last) <= 40 else last[:39] + "…"])
-    widths = [max(map(_width, column)) + 2 for column in zip(*table, strict=True)]
-    lines = [
-        "".join(text + " " * (width - _width(text)) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
-    return [*lines, f"✅ done   ⬜ open   ⬜* {NOT_WRITTEN}   N/A no such lesson"]
-
-
-def _width(text: str) -> int:
-    """How many columns a text takes in a terminal: these emoji take two."""
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
-
-
-def _run_line(run: Run) -> str:
-    parts = [_local(run.time), run.lesson, run.scale]
-    parts += [f"{run.seconds:.0f} s"] if run.seconds is not None else []
-    parts += [f"{run.peak_bytes / 2**30:.2f} GiB"] if run.peak_bytes is not None else []
-    parts += [f"{name} {value:.4g}" for name, value in run.metrics.items()]
-    return "  " + "  ".join(parts)
-
-
-def _local(time: str) -> str:
-    """A time of the journal as the learner's own clock shows it, to the minute."""
-    try:
-        return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M")
-    except (ValueError, OverflowError, OSError):  # a year that the machine's calendar doesn't reach
-        return time[:16].replace("T", " ")

@@ -1,0 +1,169 @@
+"""The exercises of `beginner/full-fine-tuning`."""
+
+from __future__ import annotations
+
+from lessonkit.exercises.engine import Choice, Exercise, Function, Value, WrongAnswer
+
+# Reuters-R8 with MiniLM's tokenizer; tests/test_lesson_facts.py computes these anew from the data.
+EARN_TEST, TEST_TEXTS = 1083, 2189
+EARN_TRAIN, TRAIN_TEXTS = 2840, 5485
+LONG_TRAIN = 4022  # training texts of more than 48 tokens, [CLS] and [SEP] included
+LONG_WORDS = 3421  # of more than 48 words
+
+
+def exercises() -> list[Exercise]:
+    """Fresh exercises, in the order in which the notebook asks them."""
+    return [_baseline(), _cut_off(), _recall(), _overfitting()]
+
+
+def _baseline() -> Exercise:
+    return Value(
+        name="baseline",
+        reference=EARN_TEST / TEST_TEXTS,
+        tolerance=0.005,
+        because=f"{EARN_TEST:,} of the {TEST_TEXTS:,} test texts are `earn`, so that share is right by doing nothing.",
+        hints=(
+            "Always answering `earn` is right exactly for the test texts that are `earn`.",
+            "Divide: the number of `earn` test texts by the number of all test texts, both printed above.",
+        ),
+        wrong=(
+            WrongAnswer(
+                "trained-on",
+                EARN_TRAIN / TRAIN_TEXTS,
+                "That's the share of `earn` among the training texts. The question is about the test texts, and a "
+                "model is never judged on what it was trained on.",
+            ),
+            WrongAnswer(
+                "chance",
+                1 / 8,
+                "One eighth is what guessing evenly would reach. The topics are not equally frequent: look at the "
+                "counts again.",
+            ),
+            WrongAnswer(
+                "percent",
+                100 * EARN_TEST / TEST_TEXTS,
+                "That's in per cent. Accuracies here run from 0 to 1, so divide by 100.",
+            ),
+            WrongAnswer(
+                "count",
+                EARN_TEST,
+                "That's how many texts would be right. Accuracy is their share of all test texts.",
+            ),
+        ),
+    )
+
+
+def _cut_off() -> Exercise:
+    return Value(
+        name="cut-off",
+        reference=LONG_TRAIN / TRAIN_TEXTS,
+        tolerance=0.001,
+        because=f"{LONG_TRAIN:,} of the {TRAIN_TEXTS:,} training texts are longer than 48 tokens. Most lose their end, "
+        "and yet the scores below are good: a wire says its topic first.",
+        hints=(
+            "`tokenizer(list_of_texts)` gives a dictionary; its `input_ids` is one list of numbers a text.",
+            "Use `lessonkit.load_tokenizer('minilm')` and all of `data['train']['text']`, with no truncation.",
+            "`lengths = [len(ids) for ids in tokenizer(list(data['train']['text']))['input_ids']]`, then the share of "
+            "those above 48.",
+        ),
+        wrong=(
+            WrongAnswer(
+                "words",
+                LONG_WORDS / TRAIN_TEXTS,
+                "That counts words. A rare word becomes several tokens, and `[CLS]` and `[SEP]` count too, so texts are "
+                "longer in tokens.",
+            ),
+            WrongAnswer(
+                "truncated",
+                0.0,
+                "With truncation=True no text is longer than the limit. Tokenize without it.",
+            ),
+            WrongAnswer(
+                "kept",
+                1 - LONG_TRAIN / TRAIN_TEXTS,
+                "That's the share of texts that are kept whole; the question asks for those that are cut.",
+            ),
+        ),
+    )
+
+
+def _recall_reference(matrix, topic):
+    row = matrix[topic]
+    total = sum(row)
+    return row[topic] / total if total else 0.0
+
+
+def _recall() -> Exercise:
+    return Function(
+        name="recall",
+        reference=_recall_reference,
+        because="The row holds all texts that truly have the topic; the diagonal those that were found.",
+        cases=(
+            ([[8, 2], [1, 9]], 0),
+            ([[8, 2], [1, 9]], 1),
+            ([[5, 3, 2], [4, 6, 0], [0, 1, 1]], 2),
+            ([[7, 0, 1], [0, 0, 0], [2, 0, 3]], 1),
+        ),
+        source="def recall(matrix, topic):\n    row = matrix[topic]\n    total = sum(row)\n"
+        "    return row[topic] / total if total else 0.0",
+        hints=(
+            "`matrix[topic]` is the topic's row: how its true texts were answered.",
+            "Divide `matrix[topic][topic]` by the sum of the row.",
+            "A row that sums to 0 would mean dividing by 0; return 0 then.",
+        ),
+        wrong=(
+            WrongAnswer(
+                "precision",
+                lambda matrix, topic: (
+                    matrix[topic][topic] / sum(row[topic] for row in matrix) if sum(row[topic] for row in matrix) else 0.0
+                ),
+                "You divide by the column. That is precision: the share of the model's answers with this topic that are "
+                "right. Recall divides by the row, the texts that truly have the topic.",
+            ),
+            WrongAnswer(
+                "share-of-all",
+                lambda matrix, topic: matrix[topic][topic] / sum(sum(row) for row in matrix),
+                "You divide by all texts. Recall looks at this topic's true texts only: the sum of its row.",
+            ),
+            WrongAnswer(
+                "accuracy",
+                lambda matrix, topic: sum(matrix[i][i] for i in range(len(matrix))) / sum(sum(row) for row in matrix),
+                "That's the accuracy over all topics. Recall is about one topic: one row.",
+            ),
+        ),
+    )
+
+
+def _overfitting() -> Exercise:
+    return Choice(
+        name="overfitting",
+        reference="b",
+        options={
+            "a": "keep training",
+            "b": "go back to the checkpoint where the unseen loss was lowest",
+            "c": "raise the learning rate",
+            "d": "report the training accuracy",
+        },
+        because="Since that checkpoint, the model has only learned its training texts by heart. This is early stopping.",
+        hints=(
+            "Which of the two losses tells how the model will do on tomorrow's texts?",
+            "The unseen loss has been rising for three epochs: each of them made the model worse.",
+        ),
+        wrong=(
+            WrongAnswer(
+                "training-loss-counts",
+                "a",
+                "The training loss can fall to 0 by learning the texts by heart. The unseen loss says that it gets worse.",
+            ),
+            WrongAnswer(
+                "bigger-steps",
+                "c",
+                "Larger steps don't help against memorising; they move the weights further from what they knew.",
+            ),
+            WrongAnswer(
+                "judged-on-training",
+                "d",
+                "An accuracy on the texts that it was trained on says nothing about new ones.",
+            ),
+        ),
+    )

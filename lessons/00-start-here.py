@@ -1,0 +1,136 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+# ---
+
+# %% [markdown] tags=["title"]
+# # Start here
+#
+# You will know how this course works, what your machine can do, and which of the three paths is yours.
+#
+# **15 minutes** · **beginner** · before this: Python, and nothing else · background:
+# [the overview](../lessons/README.md) · next: [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb)
+#
+# You will
+#
+# - see what a lesson looks like, and how an exercise is checked;
+# - see what was chosen for your machine, and why;
+# - choose a path and your starting point.
+
+# %% tags=["setup"]
+import lessonkit
+
+lesson = lessonkit.start("start-here")
+
+# %% [markdown]
+# ## 1. How a lesson works
+#
+# You are in a *notebook*: text, and cells of Python code with what they printed below them. Click into a cell and press
+# **Shift + Enter** to run it; *Run > Run All Cells* runs them all. Change anything: a notebook that you have
+# spoiled comes back with `git checkout notebooks`.
+#
+# Every lesson trains a real model on this machine, without the internet, and compares it with a baseline on texts it has not
+# seen. The outputs that you see before you run anything come from such a run; yours replace them.
+#
+# **Three scales.** The same notebook runs in three sizes, and the first cell says which one and why:
+
+# %% tags=["nbval-check-output"]
+scales = {
+    "smoke": "does every line run? Seconds; nothing is learned, so nothing is recorded",
+    "laptop": "two CPU cores, 8 GB of memory: real learning in at most three minutes of training",
+    "gpu": "a GPU with 14 GiB or more: bigger models, all of the data",
+}
+for scale, meaning in scales.items():
+    print(f"{scale:<8}{meaning}")
+
+# %% [markdown]
+# To choose another one, set the environment variable `LESSONKIT_SCALE` before you start JupyterLab.
+#
+# ## 2. Your machine
+#
+# What a training may use here, each choice with its reason. Paste this when you ask somebody for help.
+
+# %%
+hardware = lesson.hardware
+for choice, reason in hardware.reasons.items():
+    print(f"{choice:<10}{getattr(hardware, choice)!s:<10} {reason}")
+print(f"{'memory':<10}{lessonkit.hardware.format_bytes(hardware.memory_total_bytes)}")
+
+# %% [markdown]
+# `bfloat16` and `float16` are 16-bit numbers: half the size of the usual `float32`, and several times faster where the
+# hardware multiplies them directly.
+#
+# ## 3. How an exercise works
+#
+# A cell with a task starts as `answer = TODO`. Until you replace it, it counts as not tried, and *Run All* goes on. A wrong
+# answer is told *what* is wrong with it; `.hint()` gives one step more each time, `.solution()` the worked
+# answer. Try it: run the cell as it is, then answer wrongly on purpose, then rightly.
+#
+# **Exercise.** Fine-tuning starts from a model that... `"a"` knows nothing yet, `"b"` has been trained on other, general
+# texts, or `"c"` has been trained on your task already?
+
+# %%
+answer = lessonkit.TODO
+lesson.exercise("what-it-starts-from").check(answer);
+
+# %% [markdown]
+# Nothing that you type is sent anywhere. Results, ticks and notes are lines in one file on this computer,
+# `progress/journal.jsonl`; [its page](../progress/README.md) says how to move it, merge it or delete it.
+#
+# ## 4. Three paths
+#
+# A path is an order, not a fence: every lesson says what it needs. Hours a week are the plan's, yours may differ.
+
+# %% tags=["nbval-check-output"]
+curriculum = lessonkit.load_curriculum(check_files=False)
+for path in curriculum.paths:
+    print(f"\n{path.emoji} {path.title}: {path.weeks_text}, {path.hours_text}\n   {path.goal}")
+    for item in path.checklist:
+        print(f"   [ ] {item.text}")
+
+# %% [markdown]
+# Which of these lessons are ready today, and which are still to be written? The course doesn't pretend:
+
+# %%
+for technique, cells in curriculum.grid_rows():
+    statuses = [cell.status if cell else "N/A" for cell in cells]
+    print(f"{technique.title:<18}" + "".join(f"{status:<18}" for status in statuses))
+print("\nready:", ", ".join(each.title for each in curriculum.lessons if each.written))
+
+# %% [markdown]
+# To choose a path, and to see what comes next, type in a terminal (*File > New > Terminal*), with `.venv` active:
+#
+# ```
+# lessonkit path quick-start
+# lessonkit next
+# lessonkit progress
+# ```
+#
+# ## 5. Your progress so far
+#
+# The same as `lessonkit progress` prints, read from your journal now. Run this cell again after a lesson.
+
+# %%
+from lessonkit.progress import fold, render_text
+
+print(render_text(fold(lesson.journal.read().events, curriculum), curriculum))
+
+# %% [markdown]
+# ## 6. Choose your starting point
+#
+# - **Complete beginner?** Read the [introduction to fine-tuning](../lessons/introduction/guide.md), then tick it with
+#   `lessonkit tick introduction`.
+# - **Ready to code?** Open [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb): 45 minutes, a real model.
+# - **Want efficiency?** The LoRA guide: not written yet; the [overview](../lessons/README.md) has its idea.
+# - **Limited resources?** The QLoRA guide: not written yet; nor do you need it for the first lesson, which runs on two
+#   CPU cores.
+#
+# One focus session is 25 minutes, then 5 of break; every section of every lesson fits into one. When you are stuck for 15
+# minutes, stop: take the hint, or a walk.
+
+# %%
+lesson.record()
+
+# %% [markdown]
+# **Next:** [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb).
