@@ -1,6 +1,6 @@
 """A bf16 training step of MiniLM on the CPU with plain and with fused attention, by text length.
 
-    python benchmarks/attention_on_cpu.py
+python benchmarks/attention_on_cpu.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ def step_seconds(model: torch.nn.Module, length: int) -> float:
     """Seconds a forward and backward pass over TOKENS tokens takes, in texts of ``length``."""
     texts = TOKENS // length
     ids = torch.randint(1000, 30000, (texts, length))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.randint(0, 8, (texts,))}
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.randint(0, 8, (texts,)),
+    }
     start = time.perf_counter()
     for _ in range(STEPS):
         with torch.autocast("cpu", torch.bfloat16, enabled=lessonkit.detect_hardware().bf16):

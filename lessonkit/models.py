@@ -27,7 +27,7 @@ def model_source(name: str | Path) -> str:
     known = assets()
     if text in known and known[text].kind != "dataset":
         return str(fetch(text))
-    if Path(text).expanduser().is_dir():
+    if text.strip() and Path(text).expanduser().is_dir():  # "" would be the current folder
         return str(Path(text).expanduser())
     if text.count("/") == 1 and not text.startswith((".", "/", "~")) and all(text.split("/")):
         return text

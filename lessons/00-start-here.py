@@ -72,7 +72,7 @@ print(f"{'memory':<10}{lessonkit.hardware.format_bytes(hardware.memory_total_byt
 
 # %%
 answer = lessonkit.TODO
-lesson.exercise("what-it-starts-from").check(answer);
+lesson.exercise("what-it-starts-from").check(answer)
 
 # %% [markdown]
 # Nothing that you type is sent anywhere. Results, ticks and notes are lines in one file on this computer,
@@ -121,7 +121,7 @@ print(render_text(fold(lesson.journal.read().events, curriculum), curriculum))
 #
 # - **Complete beginner?** Read the [introduction to fine-tuning](../lessons/introduction/guide.md), then tick it with
 #   `lessonkit tick introduction`.
-# - **Ready to code?** Open [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb): 45 minutes, a real model.
+# - **Ready to code?** Open [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb): 75 minutes, a real model.
 # - **Want efficiency?** The LoRA guide: not written yet; the [overview](../lessons/README.md) has its idea.
 # - **Limited resources?** The QLoRA guide: not written yet; nor do you need it for the first lesson, which runs on two
 #   CPU cores.

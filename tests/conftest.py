@@ -1,9 +1,11 @@
-"""What all tests share: nothing of the learner's own is touched, and a model small enough to train at once."""
+"""What all tests share: the learner's own files stay untouched, and a model small enough to train."""
 
 from __future__ import annotations
 
+import os
 import random
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -19,7 +22,17 @@ WORDS = tuple(f"word{number}" for number in range(100 - len(SPECIAL)))
 
 
 @pytest.fixture(autouse=True)
-def own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def unchanged_environment() -> Iterator[None]:
+    """A lesson's start sets variables that quieten libraries; they are not left to the next test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def own_surroundings(unchanged_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Progress and outputs go to the test's own folder; no scale, result file or lesson is left over."""
     monkeypatch.setenv("LESSONKIT_PROGRESS", str(tmp_path / "progress"))
     monkeypatch.setenv("LESSONKIT_OUTPUTS", str(tmp_path / "outputs"))
@@ -60,11 +73,12 @@ class Tiny:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     import torch
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    disable_progress_bars()
     folder = tmp_path_factory.mktemp("tiny-model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -85,7 +99,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(folder, tokenizer, Dataset.from_dict(_texts()))
 
 
-def _whole_words():
+def _whole_words() -> Tokenizer:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace

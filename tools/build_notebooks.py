@@ -1,16 +1,15 @@
 """Build `notebooks/` from `lessons/`: convert, execute, clean, stamp. One way; never edit the result.
 
-    python tools/build_notebooks.py                        build what is stale
-    python tools/build_notebooks.py beginner/lora --force  build one lesson, stale or not
-    python tools/build_notebooks.py --check                name what is stale; exit 1 if anything is
-    python tools/build_notebooks.py --repository owner/name   write Colab badges (empty: remove them)
+python tools/build_notebooks.py                        build what is stale
+python tools/build_notebooks.py beginner/lora --force  build one lesson, stale or not
+python tools/build_notebooks.py --check                name what is stale; exit 1 if anything is
+python tools/build_notebooks.py --repository owner/name   write Colab badges (empty: remove them)
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from nbformat import NotebookNode
 import lessonkit
 from lessonkit.curriculum import Lesson, load_curriculum, project_root
 from lessonkit.errors import LessonError, LessonkitError
-from lessonkit.execution import execute
+from lessonkit.execution import environment, execute
 from lessonkit.hardware import detect_hardware
 
 ROOT = project_root() or Path(__file__).resolve().parent.parent
@@ -37,7 +36,7 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 # What the cell tagged "setup" begins with, in every notebook, in place of its `import lessonkit`.
-SETUP = '''\
+SETUP = """\
 # Makes `lessonkit` importable: installed already, in a checkout, or on Colab.
 import importlib.util, pathlib, subprocess, sys
 
@@ -53,7 +52,7 @@ if importlib.util.find_spec("lessonkit") is None:
     else:
         sys.exit("lessonkit is missing. Upload the file lessonkit-{version}-py3-none-any.whl beside this "
                  "notebook (`python -m pip wheel --no-deps .` makes it) and run this cell again.")
-import lessonkit'''
+import lessonkit"""
 
 
 def repository() -> str:
@@ -65,10 +64,13 @@ def repository() -> str:
 def set_repository(name: str) -> None:
     """Write the setting. Raises LessonError if it isn't of the form ``owner/name``."""
     if name and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise LessonError(f"{name!r} is not a repository's name.", fix="--repository owner/name, or '' for none")
+        raise LessonError(
+            f"{name!r} is not a repository's name.", fix="--repository owner/name, or '' for none"
+        )
     path = ROOT / "pyproject.toml"
     text = path.read_text(encoding="utf-8")
-    path.write_text(SETTING.sub(lambda match: f'{match.group(1)}"{name}"', text), encoding="utf-8")
+    text = SETTING.sub(lambda match: f'{match.group(1)}"{name}"', text)
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def convert(source: Path, lesson_id: str, notebook_path: str, repo: str) -> NotebookNode:
@@ -145,7 +147,9 @@ def problems(notebook: NotebookNode, source: Path | None = None) -> list[str]:
     stamp = notebook.metadata.get("lessonkit", {})
     if source is not None and stamp.get("source_sha256") != source_hash(source):
         found.append("it is stale: its source has changed since it was built")
-    found += [f"the stamp lacks {key}" for key in ("version", "hardware", "seconds", "scale") if key not in stamp]
+    found += [
+        f"the stamp lacks {key}" for key in ("version", "hardware", "seconds", "scale") if key not in stamp
+    ]
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         found.append("its execution counts have gaps: not all cells ran once, in order")
@@ -171,10 +175,13 @@ def build(lesson: Lesson, scale: str, target: Path, source: Path | None = None) 
     notebook = convert(source, lesson.id, lesson.notebook, repository())
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        private = {"LESSONKIT_PROGRESS": f"{folder}/progress", "LESSONKIT_OUTPUTS": f"{folder}/outputs"}
-        os.environ.update(private, LESSONKIT_SCALE=scale, HF_HUB_OFFLINE="1")
+        variables = {"LESSONKIT_PROGRESS": f"{folder}/progress", "LESSONKIT_OUTPUTS": f"{folder}/outputs"}
+        variables["LESSONKIT_SCALE"] = scale
+        if scale != "gpu":  # whose models come from the Hub
+            variables["HF_HUB_OFFLINE"] = "1"
         start = time.perf_counter()
-        execute(notebook, target.parent, tell=lambda text: print(f"  {text}", flush=True))
+        with environment(variables):
+            execute(notebook, target.parent, tell=lambda text: print(f"  {text}", flush=True))
         seconds = time.perf_counter() - start
         clean(notebook, {f"LESSONKIT_SCALE={scale} asks for it": _usual_reason(scale), f"{folder}/": ""})
     clean(notebook, {f"{ROOT}/": "", str(Path.home()): "~"})
@@ -186,7 +193,9 @@ def build(lesson: Lesson, scale: str, target: Path, source: Path | None = None) 
     )
     found = problems(notebook, source)
     if found:
-        raise LessonError(f"{lesson.notebook} may not be committed: " + "; ".join(found), fix=f"mend {source}")
+        raise LessonError(
+            f"{lesson.notebook} may not be committed: " + "; ".join(found), fix=f"mend {source}"
+        )
     write(notebook, target)
     print(f"  {lesson.notebook}: {seconds:.0f} s, {target.stat().st_size / 1000:.0f} kB")
     return notebook
@@ -215,13 +224,19 @@ def stale(lesson: Lesson) -> list[str]:
     path = ROOT / lesson.notebook
     if not path.exists():
         return ["it is not built yet"]
-    return problems(nbformat.read(path, as_version=4), ROOT / lesson.source)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except ValueError as error:  # no JSON: the marks of an unfinished merge, say
+        return [f"it cannot be read: {str(error).splitlines()[0][:80]}"]
+    return problems(notebook, ROOT / lesson.source)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and do as it says; the exit status."""
     parser = argparse.ArgumentParser(description="Build notebooks/ from lessons/.")
-    parser.add_argument("lessons", nargs="*", help="names such as beginner/lora; all that are stale if left out")
+    parser.add_argument(
+        "lessons", nargs="*", help="names such as beginner/lora; all that are stale if left out"
+    )
     parser.add_argument("--scale", default="laptop", choices=("smoke", "laptop", "gpu"))
     parser.add_argument("--force", action="store_true", help="build fresh ones too")
     parser.add_argument("--check", action="store_true", help="build nothing; name what is stale")

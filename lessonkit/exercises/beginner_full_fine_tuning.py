@@ -115,7 +115,9 @@ def _recall() -> Exercise:
             WrongAnswer(
                 "precision",
                 lambda matrix, topic: (
-                    matrix[topic][topic] / sum(row[topic] for row in matrix) if sum(row[topic] for row in matrix) else 0.0
+                    matrix[topic][topic] / sum(row[topic] for row in matrix)
+                    if sum(row[topic] for row in matrix)
+                    else 0.0
                 ),
                 "You divide by the column. That is precision: the share of the model's answers with this topic that are "
                 "right. Recall divides by the row, the texts that truly have the topic.",
@@ -127,7 +129,9 @@ def _recall() -> Exercise:
             ),
             WrongAnswer(
                 "accuracy",
-                lambda matrix, topic: sum(matrix[i][i] for i in range(len(matrix))) / sum(sum(row) for row in matrix),
+                lambda matrix, topic: (
+                    sum(matrix[i][i] for i in range(len(matrix))) / sum(sum(row) for row in matrix)
+                ),
                 "That's the accuracy over all topics. Recall is about one topic: one row.",
             ),
         ),

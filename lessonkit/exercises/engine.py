@@ -157,16 +157,18 @@ class Value(Exercise):
 
     def complaint(self, answer: Any) -> str:
         try:
-            number = float(answer)
-        except (TypeError, ValueError, RuntimeError):
+            number = _number(answer)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             return f"A number is wanted here, but the answer is a {type(answer).__name__}."
         return "" if math.isfinite(number) else f"A finite number is wanted here, not {number}."
 
     def same(self, answer: Any, other: Any) -> bool:
-        return abs(float(answer) - float(other)) <= self.tolerance
+        # A little more than the tolerance, for 0.905 - 0.9 is a little more than 0.005 to a computer.
+        return abs(_number(answer) - _number(other)) <= self.tolerance * (1 + 1e-9)
 
     def other(self, answer: Any) -> str:
-        return f"{float(answer):g} is too {'large' if float(answer) > float(self.reference) else 'small'}."
+        number = _number(answer)
+        return f"{number:g} is too {'large' if number > _number(self.reference) else 'small'}."
 
 
 @dataclass
@@ -254,6 +256,11 @@ def load_exercises(lesson: str) -> dict[str, Exercise]:
         what = f"The lesson {lesson} has no exercises yet."
         raise ExerciseError(what, fix="read on; nothing is missing") from None
     return {each.name: each for each in found.exercises()}
+
+
+def _number(answer: Any) -> float:
+    """The answer as a number; a tensor that is part of a graph gives its value."""
+    return float(answer.detach() if hasattr(answer, "detach") else answer)
 
 
 def _called(function: Callable, case: tuple) -> Any:

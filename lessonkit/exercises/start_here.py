@@ -17,7 +17,10 @@ def exercises() -> list[Exercise]:
                 "c": "a model that has been trained on your task already",
             },
             because="A pre-trained model knows language; fine-tuning teaches it your task.",
-            hints=("What could the `fine` in fine-tuning mean?", "It adapts something that is good at language already."),
+            hints=(
+                "What could the `fine` in fine-tuning mean?",
+                "It adapts something that is good at language already.",
+            ),
             wrong=(
                 WrongAnswer(
                     "from-scratch",

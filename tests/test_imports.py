@@ -1,0 +1,223 @@
+"""Importing is quick and runs one way: what each module may import is pinned here."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lessonkit
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "lessonkit"
+
+#: Slow to load, so they are imported inside the functions that need them (or for type checkers only).
+HEAVY = {
+    "IPython",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "huggingface_hub",
+    "ipywidgets",
+    "matplotlib",
+    "nbclient",
+    "nbformat",
+    "numpy",
+    "pandas",
+    "peft",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "tokenizers",
+    "torch",
+    "transformers",
+}
+
+#: Which module of lessonkit may import which others when it is loaded. A new module takes its place here.
+MAY_IMPORT: dict[str, set[str]] = {
+    "": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "live": set(),
+    # what stands on the errors alone
+    "assets": {"errors"},
+    "colab": {"errors"},
+    "conversions": set(),
+    "curriculum": {"errors", "curriculum_checks", "curriculum_reading"},
+    "curriculum_checks": {"curriculum_reading"},
+    "curriculum_reading": {"errors"},
+    "hardware": {"errors"},
+    "progress": {"progress.events", "progress.journal", "progress.report", "progress.tracker"},
+    "progress.events": {"errors"},
+    "progress.journal": {"errors", "progress.events"},
+    "progress.tracker": {"errors", "progress.events", "progress.journal"},
+    "progress.report": {"progress.events", "progress.tracker"},
+    # plain Hugging Face objects
+    "data": {"assets", "errors"},
+    "models": {"assets", "errors"},
+    # what is done with them
+    "evaluation": {"errors"},
+    "training": {"errors", "hardware", "live"},
+    # what a notebook and the command line use
+    "exercises": {"exercises.engine"},
+    "exercises.engine": {"errors", "live"},
+    "plots": {"errors"},
+    "lesson": {"curriculum", "errors", "hardware", "progress.journal"},
+    "execution": {"curriculum", "errors", "lesson"},
+    "cli": {"", "errors"},
+}
+#: A lesson's exercises import the engine and nothing else of lessonkit.
+EXERCISES_MAY_IMPORT = {"exercises", "exercises.engine"}
+
+
+def module_name(path: Path) -> str:
+    """``lessonkit/progress/journal.py`` -> ``progress.journal``; the package itself is ``""``."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported_on_load(path: Path) -> set[str]:
+    """Dotted names imported outside of functions, and not for type checkers only."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                visit(ast.Module(child.orelse, []))
+                continue
+            if isinstance(child, ast.Import):
+                found.update(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path.name}: imports are absolute"
+                base = child.module or ""
+                for alias in child.names:
+                    inner = f"{base}.{alias.name}".removeprefix("lessonkit.")
+                    found.add(
+                        f"lessonkit.{inner}" if inner in MODULES and base.startswith("lessonkit") else base
+                    )
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def allowed(name: str) -> set[str]:
+    if name.startswith("exercises.") and name not in MAY_IMPORT:
+        return EXERCISES_MAY_IMPORT
+    return MAY_IMPORT[name]
+
+
+def test_every_module_has_its_place():
+    assert {name for name in MODULES if not name.startswith("exercises.")} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_module_imports_only_what_stands_below_it(name: str):
+    own = {each for each in imported_on_load(MODULES[name]) if each.split(".")[0] == "lessonkit"}
+    assert {each.removeprefix("lessonkit").lstrip(".") for each in own} <= allowed(name)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_module_loads_nothing_heavy(name: str):
+    assert {each.split(".")[0] for each in imported_on_load(MODULES[name])} & HEAVY == set()
+
+
+def test_the_pinned_arrows_run_one_way():
+    graphlib.TopologicalSorter(MAY_IMPORT).prepare()  # raises on a cycle
+
+
+def test_the_reader_of_imports_sees_them(tmp_path: Path):
+    source = tmp_path / "sample.py"
+    source.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "import torch.nn\n"
+        "from lessonkit import errors\n"
+        "from lessonkit.progress import journal, Journal\n"
+        "if TYPE_CHECKING:\n    import numpy\nelse:\n    import pandas\n"
+        "try:\n    import yaml\nexcept ImportError:\n    pass\n"
+        "def inside():\n    import sklearn\n"
+        "class Here:\n    import csv\n    def inside(self):\n        import json\n"
+    )
+    wanted = {"typing", "torch.nn", "lessonkit.errors", "lessonkit.progress.journal", "lessonkit.progress"}
+    assert imported_on_load(source) == wanted | {"pandas", "yaml", "csv"}
+
+
+def fresh_python(script: str) -> dict:
+    """What a script prints as JSON, run by a new Python that has loaded nothing yet."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+IMPORT = """
+import json, sys, time
+start = time.perf_counter()
+import lessonkit
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "modules": list(sys.modules)}))
+"""
+
+
+def test_importing_lessonkit_is_quick_and_light():
+    runs = [fresh_python(IMPORT) for _ in range(4)]
+    assert min(run["seconds"] for run in runs) < 0.1
+    assert {name.split(".")[0] for name in runs[0]["modules"]} & HEAVY == set()
+
+
+def test_importing_all_of_its_modules_is_light():
+    names = [f"lessonkit.{name}".rstrip(".") for name in MODULES if name != "__main__"]
+    script = f"""
+import importlib, json, sys
+for name in {names!r}:
+    importlib.import_module(name)
+print(json.dumps(list(sys.modules)))
+"""
+    assert {name.split(".")[0] for name in fresh_python(script)} & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", lessonkit.__all__)
+def test_public_name_resolves(name: str):
+    assert getattr(lessonkit, name) is not None
+    assert name in dir(lessonkit)
+
+
+def test_public_names_are_sorted_and_there_once():
+    assert list(lessonkit.__all__) == sorted(set(lessonkit.__all__))
+
+
+def test_unknown_name_says_what_there_is():
+    with pytest.raises(AttributeError, match=r"load_dataset"):
+        lessonkit.load_data_set  # noqa: B018
+
+
+def test_version_is_the_packages():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{lessonkit.__version__}"' in text
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"", "__main__"}))
+def test_modules_say_what_is_public(name: str):
+    module = importlib.import_module(f"lessonkit.{name}")
+    assert module.__doc__
+    for public in getattr(module, "__all__", ()):
+        assert hasattr(module, public)
+        documented = getattr(module, public)
+        assert not callable(documented) or documented.__doc__, f"{name}.{public} has no docstring"
