@@ -21,7 +21,7 @@ from transformers import (
 import lessonkit
 from lessonkit.hardware import Hardware
 
-TRAIN_TEXTS, MAX_LENGTH, BATCH_SIZE, LEARNING_RATE = 2400, 48, 8, 1e-4
+TRAIN_TEXTS, MAX_LENGTH, BATCH_SIZE, LEARNING_RATE = 3200, 40, 16, 2e-4
 
 
 def arguments(hardware: Hardware, folder: str, seed: int) -> TrainingArguments:

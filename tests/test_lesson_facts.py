@@ -54,8 +54,8 @@ def test_the_baseline_exercise_agrees_with_the_library(reuters):
 def test_the_share_of_long_texts(reuters):
     texts = list(reuters["train"]["text"])
     ids = lessonkit.load_tokenizer("minilm")(texts, verbose=False)["input_ids"]
-    assert sum(len(each) > 48 for each in ids) == facts.LONG_TRAIN
-    assert sum(len(each.split()) > 48 for each in texts) == facts.LONG_WORDS
+    assert sum(len(each) > 40 for each in ids) == facts.LONG_TRAIN
+    assert sum(len(each.split()) > 40 for each in texts) == facts.LONG_WORDS
 
 
 def test_the_parameter_counts_that_the_lesson_names():

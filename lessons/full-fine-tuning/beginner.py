@@ -31,12 +31,12 @@ lesson = lessonkit.start("beginner/full-fine-tuning")
 
 # %%
 MODEL = lesson.pick(smoke="minilm", laptop="minilm", gpu="google-bert/bert-base-uncased")
-TRAIN_TEXTS = lesson.pick(smoke=64, laptop=2400, gpu=5485)  # of 5,485
+TRAIN_TEXTS = lesson.pick(smoke=64, laptop=3200, gpu=5485)  # of 5,485
 TEST_TEXTS = lesson.pick(smoke=64, laptop=2189, gpu=2189)  # of 2,189
-MAX_LENGTH = lesson.pick(smoke=48, laptop=48, gpu=128)  # tokens of each text that are read
-BATCH_SIZE = lesson.pick(smoke=8, laptop=8, gpu=32)
+MAX_LENGTH = lesson.pick(smoke=40, laptop=40, gpu=128)  # tokens of each text that are read
+BATCH_SIZE = lesson.pick(smoke=16, laptop=16, gpu=32)
 EPOCHS = lesson.pick(smoke=1, laptop=1, gpu=3)  # times through the training texts
-LEARNING_RATE = lesson.pick(smoke=1e-4, laptop=1e-4, gpu=5e-5)
+LEARNING_RATE = lesson.pick(smoke=2e-4, laptop=2e-4, gpu=5e-5)
 SEED = 0
 
 # %% [markdown]
@@ -125,7 +125,7 @@ print(f"{len(train_dataset):,} texts to train on, {len(test_dataset):,} to test 
 
 # %% [markdown]
 # **Exercise 2, measure.** Cutting texts off loses something. What share of *all 5,485 training texts* has more than
-# 48 tokens, `[CLS]` and `[SEP]` included? Compute it with `tokenizer(...)` **without** truncation, using the tokenizer of
+# 40 tokens, `[CLS]` and `[SEP]` included? Compute it with `tokenizer(...)` **without** truncation, using the tokenizer of
 # `minilm`, and pass a number between 0 and 1. (A note that a text is longer than the model takes is fine here.)
 
 # %%
@@ -236,7 +236,7 @@ def train_by_hand(model, dataset, epochs, learning_rate):
             schedule.step()  # sets the next step's learning rate
             optimizer.zero_grad()  # forgets this batch's gradients
             losses.append(loss.item())
-            if len(losses) % 50 == 1:
+            if len(losses) % 25 == 1:
                 print(f"step {len(losses):>4} of {steps}: loss {losses[-1]:.3f}")
     return losses
 
@@ -372,51 +372,55 @@ print(
 #
 # ## 9. Overfitting, provoked
 #
-# Now something bad on purpose: only 50 training texts, seen again and again. After each few rounds, we measure the
-# loss on the 50 and on texts the model hasn't seen.
+# Now something bad on purpose: only 50 training texts, seen again and again. `Trainer` can watch: every `eval_steps` steps,
+# it measures the loss on the 50 and on texts that the model hasn't seen. What do you expect of the two curves?
 
 # %%
-ROUNDS, EPOCHS_A_ROUND = lesson.pick(smoke=(2, 1), laptop=(6, 3), gpu=(6, 3))
 few = train_dataset.select(range(50))
 unseen = test_dataset.select(range(min(400, TEST_TEXTS)))
-
-
-def mean_loss(logits, dataset):
-    return float(torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(dataset["label"])))
-
-
-overfitted, seen_loss, unseen_loss, unseen_accuracy = fresh_model(), [], [], []
 few_arguments = TrainingArguments(
     output_dir=str(lesson.folder / "few"),
-    num_train_epochs=EPOCHS_A_ROUND,
+    num_train_epochs=lesson.pick(smoke=2, laptop=20, gpu=40),
     per_device_train_batch_size=BATCH_SIZE,
+    per_device_eval_batch_size=64,
     learning_rate=LEARNING_RATE,
     lr_scheduler_type="constant",
+    eval_strategy="steps",
+    eval_steps=8,
     bf16=bf16,
     use_cpu=device == "cpu",
     save_strategy="no",
     report_to="none",
 )
+watched = Trainer(
+    fresh_model(),
+    few_arguments,
+    train_dataset=few,
+    eval_dataset={"seen": few, "unseen": unseen},
+    data_collator=collator,
+    compute_metrics=lambda result: {"accuracy": (result.predictions.argmax(-1) == result.label_ids).mean()},
+)
+run = lessonkit.run(watched)
+
 
 # %%
-for _ in range(ROUNDS):
-    lessonkit.run(Trainer(overfitted, few_arguments, train_dataset=few, data_collator=collator))
-    logits = predict(overfitted, unseen)
-    seen_loss.append(mean_loss(predict(overfitted, few), few))
-    unseen_loss.append(mean_loss(logits, unseen))
-    unseen_accuracy.append(float((logits.argmax(-1) == np.array(unseen["label"])).mean()))
-print("seen loss      ", [round(loss, 3) for loss in seen_loss])
-print("unseen loss    ", [round(loss, 3) for loss in unseen_loss])
-print("unseen accuracy", [round(share, 3) for share in unseen_accuracy])
+def watched_over_time(name):
+    rows = [entry for entry in run.history if name in entry]
+    return [entry["step"] for entry in rows], [entry[name] for entry in rows]
 
-# %%
-epochs = [EPOCHS_A_ROUND * (number + 1) for number in range(ROUNDS)]
+
+for name in ("eval_seen_loss", "eval_unseen_loss", "eval_unseen_accuracy"):
+    print(f"{name:<22}", [round(value, 2) for value in watched_over_time(name)[1]])
 ax = lessonkit.plots.curves(
-    {"the 50 texts it is trained on": (epochs, seen_loss), "texts it has not seen": (epochs, unseen_loss)},
-    xlabel="epochs",
+    {
+        "the 50 texts it is trained on": watched_over_time("eval_seen_loss"),
+        "texts it has not seen": watched_over_time("eval_unseen_loss"),
+    },
+    xlabel="step",
     ylabel="loss",
     title="50 texts, again and again",
 )
+
 # %% [markdown]
 # On its 50 texts the model becomes almost certain, while on new texts the loss stops falling long before zero. The gap
 # between the two curves is **overfitting**: what was learned holds for those 50 texts only. Cures, best first: more
@@ -489,7 +493,7 @@ def topic_of(sentence):
 
 
 topic_of("opec ministers agree to cut oil output")
-topic_of("wheat harvest falls short after a dry summer")
+topic_of("the bank of england cuts its base lending rate by half a point")
 topic_of("the cat sat on the mat and looked at the moon")  # no topic fits: what does it say?
 
 # %% [markdown]
@@ -535,7 +539,7 @@ except IndexError as error:
 for parameter in spoiled.parameters():
     parameter.requires_grad = False
 try:
-    lessonkit.run(Trainer(spoiled, few_arguments, train_dataset=few, data_collator=collator))
+    lessonkit.run(Trainer(spoiled, arguments, train_dataset=few, data_collator=collator))
 except lessonkit.LessonkitError as error:
     print(error)
 
