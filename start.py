@@ -466,7 +466,10 @@ def open_jupyter(home: Home, browser: bool, port: "int | None") -> int:
     """Run JupyterLab on the first notebook, on this computer only, until Ctrl+C."""
     if not (home.root / FIRST_NOTEBOOK).exists():
         raise SetupError(f"{FIRST_NOTEBOOK} is missing. Get it back with: git checkout {FIRST_NOTEBOOK}")
-    command = [str(home.python), "-m", "jupyterlab", FIRST_NOTEBOOK, "--ip=127.0.0.1", "--log-level=WARN"]
+    command = [str(home.python), "-m", "jupyterlab", "--ip=127.0.0.1", "--log-level=WARN"]
+    # The whole project is the root, so that a notebook's links to the guides work; a file's name as an
+    # argument would make its folder the root, and the printed address would not lead to it.
+    command += [f"--ServerApp.root_dir={home.root}", f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK}"]
     command += ["--ServerApp.answer_yes=True"]  # Ctrl+C ends it at once, with no question
     command += [] if browser else ["--no-browser"]
     command += [f"--port={port}"] if port else []

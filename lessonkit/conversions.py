@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -15,19 +17,27 @@ def gguf_to_safetensors(folder: Path) -> None:
     Loading GGUF takes many seconds and dequantises to float32; the result loads in under a second.
     The weights stay those of the 4-bit file: rounding them to bf16 loses less than 4 bits did.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     source = next(folder.glob("*.gguf"))
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=source.name)
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=source.name, dtype=torch.float32)
+        with contextlib.redirect_stderr(io.StringIO()):  # two bars that ignore the setting above
+            _dequantise(folder, source)
     finally:
         if bar:
             logging.enable_progress_bar()
+    source.unlink()
+
+
+def _dequantise(folder: Path, source: Path) -> None:
+    """Read the GGUF file and write what it holds as a plain bf16 model beside it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=source.name)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=source.name, dtype=torch.float32)
     # transformers refuses to save what was loaded from GGUF, although it is dequantised by now.
     model.hf_quantizer = None
     model.is_quantized = False
@@ -35,8 +45,6 @@ def gguf_to_safetensors(folder: Path) -> None:
         del model.config.quantization_config
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    del model
-    source.unlink()
 
 
 def folders_to_jsonl(folder: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lessonkit import colab
 from lessonkit.curriculum import load_curriculum, project_root
 from lessonkit.errors import LessonError
 from lessonkit.hardware import Hardware, detect_hardware
@@ -133,19 +134,26 @@ def start(name: str) -> Lesson:
     LessonError for one that is not written yet.
     """
     global _current
-    _on_colab()
+    if colab.on_colab():
+        colab.install_missing()
     entry = load_curriculum(check_files=False).lesson(name)
     if not entry.written:
         raise LessonError(
             f"{entry.title} ({name}) is not written yet.", fix="see `lessonkit lessons` for what is"
         )
     _quiet()
+    _one_gpu()
     lesson = Lesson(name, entry.title, detect_hardware(), Journal())
+    _use_threads(lesson.hardware.threads)
     reasons = lesson.hardware.reasons
     print(f"Machine:  {lesson.hardware.summary()} ({reasons['device']})")
     print(f"Numbers:  {lesson.hardware.dtype} for matrix work ({reasons['dtype']})")
     print(f"Scale:    {lesson.scale} ({reasons['scale']})")
     print(f"Progress: {_short(lesson.journal.path)}")
+    if colab.on_colab() and not os.environ.get("LESSONKIT_PROGRESS"):
+        print(
+            "Note:     Colab deletes this when you leave; mount a Drive and point LESSONKIT_PROGRESS to it."
+        )
     reading = lesson.journal.read()
     for problem in reading.problems[:3]:
         print(f"Note:     {problem}")
@@ -164,11 +172,20 @@ def note_run(run: Run) -> None:
         _current.runs.append(run)
 
 
-def _on_colab() -> None:
-    from lessonkit import colab
+def _one_gpu() -> None:
+    """Show one GPU to PyTorch: `Trainer` would else multiply the batch by their number, unasked.
 
-    if colab.on_colab():
-        colab.install_missing()
+    Set CUDA_VISIBLE_DEVICES yourself for another one or for several; no effect once CUDA is in use.
+    """
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
+def _use_threads(count: int) -> None:
+    """As many threads as cores may be used; more than that, as in a container, wait for each other."""
+    import torch
+
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 def _quiet() -> None:

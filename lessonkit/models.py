@@ -86,7 +86,8 @@ def _load(auto_class: type, name: str | Path, kwargs: dict[str, Any]) -> Any:
             fix="check that the folder holds a whole config.json and model.safetensors, and that they suit "
             f"{auto_class.__name__}"
             if local
-            else "check the name and the network; what was loaded once stays in the Hub's own cache",
+            else "check the name and the network (what was loaded once is kept), or restart the kernel with "
+            "LESSONKIT_SCALE=laptop, which needs no network",
         ) from error
 
 

@@ -10,7 +10,8 @@
 # You will know how this course works, what your machine can do, and which of the three paths is yours.
 #
 # **15 minutes** · **beginner** · before this: Python, and nothing else · background:
-# [the overview](../lessons/README.md) · next: [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb)
+# [the overview](../lessons/README.md) · next: the [introduction](../lessons/introduction/guide.md), then
+# [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb)
 #
 # You will
 #
@@ -26,12 +27,13 @@ lesson = lessonkit.start("start-here")
 # %% [markdown]
 # ## 1. How a lesson works
 #
-# You are in a *notebook*: text, and cells of Python code with what they printed below them. Click into a cell and press
-# **Shift + Enter** to run it; *Run > Run All Cells* runs them all. Change anything: a notebook that you have
-# spoiled comes back with `git checkout notebooks`.
+# You are in a *notebook*: text, and cells of Python code with what they printed below them. Click into a cell and
+# press **Shift + Enter** to run it; *Run > Run All Cells* runs them all. Change anything: a notebook that you
+# have spoiled comes back with `git checkout` and its name, as in `git checkout notebooks/00-start-here.ipynb`.
 #
-# Every lesson trains a real model on this machine, without the internet, and compares it with a baseline on texts it has not
-# seen. The outputs that you see before you run anything come from such a run; yours replace them.
+# Every lesson but this one trains a real model on this machine, without the internet, and compares it with
+# baselines (the scores of a lazy and of a simple guess) on texts it has not seen. The outputs that you see before
+# you run anything come from such a run; yours replace them.
 #
 # **Three scales.** The same notebook runs in three sizes, and the first cell says which one and why:
 
@@ -58,17 +60,19 @@ for choice, reason in hardware.reasons.items():
 print(f"{'memory':<10}{lessonkit.hardware.format_bytes(hardware.memory_total_bytes)}")
 
 # %% [markdown]
-# `bfloat16` and `float16` are 16-bit numbers: half the size of the usual `float32`, and several times faster where the
-# hardware multiplies them directly.
+# `bfloat16` and `float16` are 16-bit numbers: half the size of the usual `float32`, and faster where the hardware
+# multiplies them directly. CUDA is what NVIDIA's GPUs are programmed with; the `attention` line says how one part
+# of the model is computed. You need none of this now.
 #
 # ## 3. How an exercise works
 #
-# A cell with a task starts as `answer = TODO`. Until you replace it, it counts as not tried, and *Run All* goes on. A wrong
-# answer is told *what* is wrong with it; `.hint()` gives one step more each time, `.solution()` the worked
-# answer. Try it: run the cell as it is, then answer wrongly on purpose, then rightly.
+# A cell with a task starts as `answer = TODO`. Until you replace it, it counts as not tried, and *Run All* goes
+# on. A wrong answer is told *what* is wrong with it; `.hint()` gives one step more each time, `.solution()` the
+# worked answer. Try it: run the cell as it is, then answer wrongly on purpose, then rightly.
 #
-# **Exercise.** Fine-tuning starts from a model that... `"a"` knows nothing yet, `"b"` has been trained on other, general
-# texts, or `"c"` has been trained on your task already?
+# **Exercise.** Fine-tuning starts from a model that... `"a"` knows nothing yet, `"b"` has been trained on other,
+# general texts, or `"c"` has been trained on your task already? Replace `lessonkit.TODO` with the letter, quotes
+# included.
 
 # %%
 answer = lessonkit.TODO
@@ -81,6 +85,10 @@ lesson.exercise("what-it-starts-from").check(answer)
 # ## 4. Three paths
 #
 # A path is an order, not a fence: every lesson says what it needs. Hours a week are the plan's, yours may differ.
+#
+# **Not sure? Take Quick Start** (`quick-start`): the others begin like it. **Deep Dive** (`deep-dive`) is for
+# those who will choose between techniques at work, **Production Ready** (`production-ready`) for those who will
+# run models for others. Unknown words below are no obstacle: they are what you will learn.
 
 # %% tags=["nbval-check-output"]
 curriculum = lessonkit.load_curriculum(check_files=False)
@@ -126,11 +134,12 @@ print(render_text(fold(lesson.journal.read().events, curriculum), curriculum))
 # - **Limited resources?** The QLoRA guide: not written yet; nor do you need it for the first lesson, which runs on two
 #   CPU cores.
 #
-# One focus session is 25 minutes, then 5 of break; every section of every lesson fits into one. When you are stuck for 15
-# minutes, stop: take the hint, or a walk.
+# One focus session is 25 minutes, then 5 of break; every section of every lesson fits into one. When you are
+# stuck for 15 minutes, stop: take the hint, or a walk.
 
 # %%
 lesson.record()
 
 # %% [markdown]
-# **Next:** [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb).
+# **Next:** the [introduction](../lessons/introduction/guide.md); if *loss*, *gradient* and *epoch* are familiar
+# words, go straight to [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb).

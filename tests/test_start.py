@@ -179,7 +179,9 @@ def test_jupyter_is_for_this_computer_only(start, machine, root, capsys):
     assert start.main(["--no-browser", "--port", "9001"], root) == 0
     assert machine.kinds() == SET_UP
     command = machine.commands[-1]
-    assert {"notebooks/00-start-here.ipynb", "--ip=127.0.0.1", "--no-browser", "--port=9001"} <= set(command)
+    assert {"--ip=127.0.0.1", "--no-browser", "--port=9001"} <= set(command)
+    assert f"--ServerApp.root_dir={root}" in command
+    assert "--LabApp.default_url=/lab/tree/notebooks/00-start-here.ipynb" in command
     assert len([line for line in capsys.readouterr().out.splitlines() if "Ready after" in line]) == 1
 
 
@@ -495,7 +497,7 @@ def tiny_course(root: Path) -> Path:
     (root / "backend.py").write_text(BACKEND, encoding="utf-8")
     for name in ("lessonkit", "jupyterlab"):
         (root / "src" / name).mkdir(parents=True)
-        text = f"import os, sys\nprint('{name} in', os.path.basename(os.getcwd()), *sys.argv[1:2])\n"
+        text = f"import os, sys\nprint('{name} in', os.path.basename(os.getcwd()), *sys.argv[1:])\n"
         (root / "src" / name / "__main__.py").write_text(text, encoding="utf-8")
     return root
 
@@ -514,7 +516,9 @@ def test_rehearsal_from_bare_folder_to_second_start(start, tiny_course, tmp_path
     first = begin()
     assert str(tiny_course / ".venv") in first
     assert f"lessonkit in {tiny_course.name} fetch" in first
-    assert f"jupyterlab in {tiny_course.name} notebooks/00-start-here.ipynb" in first
+    assert f"jupyterlab in {tiny_course.name} " in first
+    assert "default_url=/lab/tree/notebooks/00-start-here.ipynb" in first
+    assert f"root_dir={tiny_course}" in first
     assert first.index("[1/4]") < first.index("[2/4]") < first.index("[3/4]") < first.index("[4/4]")
     second = begin()
     assert "Packages: in place" in second

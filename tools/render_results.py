@@ -29,6 +29,7 @@ def full_fine_tuning(measured: dict[str, Any]) -> Iterator[str]:
             cells[1] += f" ± {row['accuracy_spread'] / 2:.3f}"
             cells[2] = f"{row['macro_f1']:.3f} ± {row['macro_f1_spread'] / 2:.3f}"
             cells[3] = f"{row['seconds']:.0f} s"
+        if "peak_bytes" in row:
             cells[4] = f"{row['peak_bytes'] / 2**30:.1f} GiB (whole process)"
         yield "| " + " | ".join(cells) + " |"
     yield ""

@@ -13,7 +13,7 @@ LONG_WORDS = 3749  # of more than 40 words
 
 def exercises() -> list[Exercise]:
     """Fresh exercises, in the order in which the notebook asks them."""
-    return [_baseline(), _cut_off(), _recall(), _overfitting()]
+    return [_baseline(), _cut_off(), _recall(), _overfitting(), _too_low()]
 
 
 def _baseline() -> Exercise:
@@ -58,8 +58,8 @@ def _cut_off() -> Exercise:
         name="cut-off",
         reference=LONG_TRAIN / TRAIN_TEXTS,
         tolerance=0.001,
-        because=f"{LONG_TRAIN:,} of the {TRAIN_TEXTS:,} training texts are longer than 40 tokens. Most lose their end, "
-        "and yet the scores below are good: a wire says its topic first.",
+        because=f"{LONG_TRAIN:,} of the {TRAIN_TEXTS:,} training texts are longer than 40 tokens. Most lose "
+        "their end, and yet the scores below are good: a wire says its topic first.",
         hints=(
             "`tokenizer(list_of_texts)` gives a dictionary; its `input_ids` is one list of numbers a text.",
             "Use `lessonkit.load_tokenizer('minilm')` and all of `data['train']['text']`, with no truncation.",
@@ -94,15 +94,20 @@ def _recall_reference(matrix, topic):
 
 
 def _recall() -> Exercise:
+    import numpy as np
+
     return Function(
         name="recall",
         reference=_recall_reference,
         because="The row holds all texts that truly have the topic; the diagonal those that were found.",
-        cases=(
-            ([[8, 2], [1, 9]], 0),
-            ([[8, 2], [1, 9]], 1),
-            ([[5, 3, 2], [4, 6, 0], [0, 1, 1]], 2),
-            ([[7, 0, 1], [0, 0, 0], [2, 0, 3]], 1),
+        cases=tuple(  # NumPy arrays, as `trainer_scores.confusion` is one
+            (np.array(matrix), topic)
+            for matrix, topic in (
+                ([[8, 2], [1, 9]], 0),
+                ([[8, 2], [1, 9]], 1),
+                ([[5, 3, 2], [4, 6, 0], [0, 1, 1]], 2),
+                ([[7, 0, 1], [0, 0, 0], [2, 0, 3]], 1),
+            )
         ),
         source="def recall(matrix, topic):\n    row = matrix[topic]\n    total = sum(row)\n"
         "    return row[topic] / total if total else 0.0",
@@ -144,20 +149,20 @@ def _overfitting() -> Exercise:
         reference="b",
         options={
             "a": "keep training",
-            "b": "go back to the checkpoint where the unseen loss was lowest",
+            "b": "go back to the checkpoint where the validation loss was lowest",
             "c": "raise the learning rate",
             "d": "report the training accuracy",
         },
         because="Since that checkpoint, the model has only learned its training texts by heart. This is early stopping.",
         hints=(
             "Which of the two losses tells how the model will do on tomorrow's texts?",
-            "The unseen loss has been rising for three epochs: each of them made the model worse.",
+            "The validation loss has been rising for three epochs: each of them made the model worse.",
         ),
         wrong=(
             WrongAnswer(
                 "training-loss-counts",
                 "a",
-                "The training loss can fall to 0 by learning the texts by heart. The unseen loss says that it gets worse.",
+                "The training loss can fall to 0 by learning texts by heart. The validation loss says that it gets worse.",
             ),
             WrongAnswer(
                 "bigger-steps",
@@ -168,6 +173,36 @@ def _overfitting() -> Exercise:
                 "judged-on-training",
                 "d",
                 "An accuracy on the texts that it was trained on says nothing about new ones.",
+            ),
+        ),
+    )
+
+
+def _too_low() -> Exercise:
+    return Choice(
+        name="too-low",
+        reference="b",
+        options={
+            "a": "it falls as with ours",
+            "b": "it hardly moves from ln 8 = 2.08",
+            "c": "it jumps up and down",
+        },
+        because="Each step is fifty times smaller, so this training ends near where it began. More epochs would get "
+        "there too, at fifty times the price.",
+        hints=(
+            "Run `train_by_hand(fresh_model(), short, 1, LEARNING_RATE / 50)` and read the losses that it returns.",
+            "Compare its last losses with ln 8 = 2.08, and with what the same training reached with our rate.",
+        ),
+        wrong=(
+            WrongAnswer(
+                "rate-does-not-matter",
+                "a",
+                "Run it and look at the last losses: the length of a step decides how far so few steps can get.",
+            ),
+            WrongAnswer(
+                "mixed-up",
+                "c",
+                "Jumping is what too large steps do. These are fifty times smaller than ours.",
             ),
         ),
     )

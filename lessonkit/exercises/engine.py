@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Number
 from typing import Any
 
-from lessonkit.errors import ExerciseError
+from lessonkit.errors import ExerciseError, LessonkitError
 from lessonkit.live import in_notebook
 
 __all__ = ["TODO", "Choice", "Exercise", "Function", "Outcome", "Value", "WrongAnswer", "load_exercises"]
@@ -96,7 +96,10 @@ class Exercise:
             outcome = Outcome("error", message)
         _show(str(outcome))  # first: the verdict is seen even if it cannot be recorded
         if self.on_outcome is not None and outcome.status != "unattempted":
-            self.on_outcome(self, outcome)
+            try:
+                self.on_outcome(self, outcome)
+            except LessonkitError as error:  # a full disk, say: the verdict stands all the same
+                _show(f"Not recorded in your journal. {error}")
         return outcome
 
     def judge(self, answer: Any) -> Outcome:
