@@ -69,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exercises": {"exercises.engine"},
     "exercises.engine": {"errors", "live"},
     "plots": {"errors"},
-    "lesson": {"", "curriculum", "errors", "hardware", "progress.journal"},
+    "lesson": {"colab", "curriculum", "errors", "hardware", "progress.journal"},
     "execution": {"curriculum", "errors", "lesson"},
     "cli": {"", "errors"},
 }

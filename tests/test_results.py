@@ -123,10 +123,11 @@ def test_every_result_has_a_program_that_measures_it(path: Path):
     assert (ROOT / "benchmarks" / f"{path.stem.replace('-', '_')}.py").exists()
 
 
-def test_full_fine_tuning_stands_beside_its_baseline_with_seeds_and_n():
+def test_full_fine_tuning_stands_beside_its_baselines_with_seeds_and_n():
     numbers = measured("full-fine-tuning")
     test = lessonkit.load_dataset("reuters-r8")["test"]
-    baseline, row = numbers["rows"]
+    baseline, simple, row = numbers["rows"]
+    assert simple["name"].startswith("Counting words")
     assert len(set(numbers["seeds"])) >= 3
     assert numbers["test_texts"] == len(test)
     assert baseline["name"] == "Majority class"
