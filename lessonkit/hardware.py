@@ -199,7 +199,7 @@ def _mps_facts(torch, ram_total: int | None) -> dict:
 def _cpu_facts(torch, cpu: dict) -> dict:
     why_device = "no CUDA or Apple GPU is visible to PyTorch"
     if torch.version.cuda is None:
-        why_device += " (this PyTorch is built without CUDA)"
+        why_device += "; this PyTorch is built without CUDA"
     for feature, spoken in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX-512")):
         if feature in cpu["cpu_features"]:
             dtype, why = "bfloat16", f"the CPU multiplies bf16 matrices in hardware ({spoken})"

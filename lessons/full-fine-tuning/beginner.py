@@ -10,10 +10,10 @@
 # You will be able to take a pre-trained model, train all of it on your own labelled texts, and say honestly
 # how good it has become.
 #
-# **75 minutes**, three focus sessions (about 2 minutes are training, on 2 CPU cores) · **beginner** · before this:
-# [start here](../00-start-here.ipynb) and the [introduction](../../lessons/introduction/guide.md) ·
-# background: [the guide to full fine-tuning](../../lessons/full-fine-tuning/guide.md) ·
-# next: *LoRA, beginner* (not written yet)
+# **75 minutes**, three focus sessions (2 minutes are training, on 2 CPU cores) · **beginner** · before this:
+# [start here](../00-start-here.ipynb) and the [introduction](../../lessons/introduction/guide.md) · background:
+# [the guide to full fine-tuning](../../lessons/full-fine-tuning/guide.md) · next: *LoRA, beginner* (not written
+# yet)
 #
 # You will
 #
@@ -27,7 +27,7 @@ import lessonkit
 lesson = lessonkit.start("beginner/full-fine-tuning")
 
 # %% [markdown]
-# That is this computer, and what was chosen for it. The sizes below depend on the scale; change them if you like.
+# That is this computer, and what was chosen for it. The sizes below depend on the scale.
 
 # %%
 MODEL = lesson.pick(smoke="minilm", laptop="minilm", gpu="google-bert/bert-base-uncased")
@@ -64,8 +64,8 @@ for row in data["train"].select([0, 1, 15]):
 # The benchmark's makers lower-cased the wires and removed digits and punctuation. The topics are far from equally
 # frequent: `earn` (company results) and `acq` (takeovers) make up most of them. `money-fx` is about currencies,
 # `interest` about interest rates, `crude` about oil; `cts` are cents, `shr` earnings per share, `mln dlrs`
-# million dollars. A handful of texts stand in both splits: too few to matter here, but count them in every
-# dataset of your own.
+# million dollars. A handful of texts stand in both splits: too few to matter here, but worth counting in any
+# dataset.
 #
 # ## 2. Baselines, before any model
 #
@@ -153,10 +153,10 @@ test_dataset = test_texts.map(tokenize, batched=True)
 print(f"{len(train_dataset):,} texts to train on, {len(test_dataset):,} to test on")
 
 # %% [markdown]
-# **Exercise 2, measure.** Cutting texts off loses something. What share of *all 5,485 training texts* has more than
-# 40 tokens, `[CLS]` and `[SEP]` included? Start from
-# `lessonkit.load_tokenizer("minilm")(list(data["train"]["text"]))["input_ids"]`, a list of token numbers for each
-# text (a warning about their length is fine here), and pass a number between 0 and 1.
+# **Exercise 2, measure.** Cutting texts off loses something. What share of *all 5,485 training texts* has more
+# than 40 tokens, `[CLS]` and `[SEP]` included? Start from
+# `lessonkit.load_tokenizer("minilm")(list(data["train"]["text"]))["input_ids"]` (a warning about length is fine
+# here), and pass a number between 0 and 1.
 
 # %%
 answer = TODO
@@ -165,12 +165,12 @@ lesson.exercise("cut-off").check(answer)
 # %% [markdown]
 # ## 4. The model, before training
 #
-# MiniLM has read a great deal of English, so it represents texts well. It has never seen our topics: on top of it
-# comes a **classification head**, one small layer with an output for each topic, filled with random numbers. In
-# between, the **pooler** turns the vector at `[CLS]` into one summary of the text.
+# MiniLM has read a great deal of English, but has never seen our topics. Its **pooler** turns the vector at
+# `[CLS]` into one summary of the text; on top comes a **classification head**, one small layer with an output for
+# each topic, filled with random numbers.
 #
-# Dropout, which switches off random parts during training, is set to 0: it would only add chance to the comparison
-# that we're about to make.
+# Dropout, which switches off random parts during training, is set to 0: it would only add chance to our
+# comparison.
 
 # %%
 from transformers import AutoModelForSequenceClassification, set_seed
@@ -194,8 +194,8 @@ for part, module in {**parts, "head": model.classifier, "all": model}.items():
     print(f"{part:<12}{sum(p.numel() for p in module.parameters()):>14,} parameters")
 
 # %% [markdown]
-# About half of MiniLM's parameters are the embeddings, a vector for each of its 30,522 tokens; the new head is tiny.
-# *Full* fine-tuning means that every one of these numbers may change.
+# About half of MiniLM's parameters are the embeddings, a vector for each token; the head is tiny. *Full*
+# fine-tuning means that every one of these numbers may change.
 #
 # What does this model say now? First, a loader that hands out batches:
 
@@ -275,8 +275,8 @@ def train_by_hand(model, dataset, epochs, learning_rate):
 
 
 # %% [markdown]
-# With eight topics, a model that knows nothing gives each a probability of 1/8, which costs a loss of ln 8 = 2.08.
-# Expect the first step to be near that, and the loss to fall from there.
+# A model that knows nothing gives each of eight topics a probability of 1/8, a loss of ln 8 = 2.08. Expect the
+# loss to start near that and to fall.
 
 # %%
 by_hand = fresh_model()
@@ -289,17 +289,17 @@ hand_answers = predict(by_hand, test_dataset).argmax(-1)
 print(score(hand_answers))
 
 # %% [markdown]
-# That is fine-tuning, and no line of it is hidden. Compare with section 2: it is far above the lazy baseline, and not
-# above counting words, which reads the texts in full and is helped by topics that single words give away. **Always try the
-# simple way too, and report both.** Section 9 shows where the pre-trained model pulls ahead.
+# That is fine-tuning, no line of it hidden. Compare with section 2: it is far above the lazy baseline, and not
+# above counting words, which reads the texts in full, and whose task is easy: single words give these topics
+# away. **Always try the simple way too, and report both.** Section 9 shows where the pre-trained model pulls
+# ahead.
 #
 # ## 6. The same with `Trainer`
 #
 # At work you'll rarely write that loop: `Trainer` of *transformers* holds it, with checkpoints (saved states),
-# logging and several GPUs. Is it really the same loop? We give it the same model, texts, order and settings; the
-# arguments about the training stand for lines above, the others say what to log and save. We expect the same
-# losses: on a CPU to the last digit; a GPU adds numbers in changing order, so that its losses may drift apart a
-# little.
+# logging and several GPUs. Is it really the same loop? We give it the same model, texts, order and settings, and
+# expect the same losses: on a CPU to the last digit; a GPU adds numbers in changing order, so that they may drift
+# apart a little.
 
 # %%
 from transformers import Trainer, TrainingArguments
@@ -369,14 +369,13 @@ for topic in ("earn", "ship", "grain"):
     print(f"{topic:<6} found: {found:,} of {total:,}")
 
 # %% [markdown]
-# In counts, most mistakes are made between big or neighbouring topics; in shares, the rare topics are worst. The
-# **F1** of a topic is high only if the model finds its texts (*recall*) *and* is right when it names it
-# (*precision*); **macro-F1** averages F1 over the topics, so that one with ten texts counts as much as one with a
-# thousand. Well below the accuracy, it says that some rare topic is being missed.
+# In counts, big and neighbouring topics lead; in shares, the rare ones are worst. The **F1** of a topic is high
+# only if the model finds its texts (*recall*) *and* is right when it names it (*precision*); **macro-F1**
+# averages F1 over the topics, so that one with ten texts counts as much as one with a thousand.
 #
 # **Exercise 3, write code.** *Recall* of a topic is the share of its true texts that the model found. Write a
-# function that takes a confusion matrix (rows true, columns predicted) and a topic's number, and returns its
-# recall. A topic without any true text has recall 0. Then try it on `trainer_scores.confusion`.
+# function that takes a confusion matrix and a topic's number, and returns its recall (0 for a topic without
+# texts). Then try it on `trainer_scores.confusion`.
 
 
 # %%
@@ -389,9 +388,8 @@ lesson.exercise("recall").check(recall)
 # %% [markdown]
 # ## 8. How far did the weights move?
 #
-# Every parameter could change. Did it? For each part: the length of the difference between the weights after and
-# before, divided by the length before (0.01 means "moved by one per cent"). Guess first: which part moved most,
-# which least?
+# For each part: the length of the difference between the weights after and before, divided by the length before
+# (0.01 means "moved by one per cent"). Guess first: which part moved most, which least?
 
 
 # %%
@@ -423,8 +421,8 @@ print(f"embeddings {moved['embeddings']:.1%}: {touched:.0%} of the tokens' vecto
 # Relative to their size, the last two parts changed most: AdamW moves every weight by about the learning rate a
 # step, and these two started with small numbers. The layers, where the knowledge of English sits, moved by a few
 # per cent; the embeddings by less, because only the tokens that occur in our texts get a gradient. **Fine-tuning
-# makes small changes to a model that already knows a lot.** Keep this picture for the next lesson, LoRA, which
-# asks: must we train every number?
+# makes small changes to a model that already knows a lot.** LoRA, the next lesson, asks: must we train every
+# number?
 #
 # *Here ends the second focus session.*
 #
@@ -482,11 +480,10 @@ ax = lessonkit.plots.curves(
 )
 
 # %% [markdown]
-# On its 50 texts the loss goes to almost 0. On the validation texts it falls too, and the accuracy rises: what
-# the model learns from 50 texts does help. But then the validation loss stops falling, while the training loss
-# goes on: from there on, it only learns its 50 texts by heart. That gap is **overfitting**. Cures, best first:
-# more data; fewer epochs (stop when the validation loss stops falling); a smaller learning rate; training fewer
-# parameters.
+# On its 50 texts the loss goes to almost 0. On the validation texts it falls too, at first: what the model learns
+# does help. Then the validation loss stops falling while the training loss goes on: the model only learns its 50
+# texts by heart. That gap is **overfitting**. Cures, best first: more data; fewer epochs (stop when the
+# validation loss stops falling); a smaller learning rate; training fewer parameters.
 #
 # And counting words, given the same 50 texts?
 
@@ -589,8 +586,7 @@ for name, learning_rate in {"ours": LEARNING_RATE, "fifty times ours": 50 * LEAR
     print(f"{name}: mean of the last 5 losses {np.mean(losses[-5:]):.2f}")
 
 # %% [markdown]
-# Steps that are too large jump over what they aim at, and spoil what the weights knew; the cure is to divide by 3
-# or 10 and compare again.
+# Steps that are too large jump over what they aim at: divide by 3 or 10, and compare again.
 #
 # **Exercise 5, experiment.** And too low? Run the same short training with `LEARNING_RATE / 50`, and compare the
 # losses that it prints. What happens to the loss? `"a"` it falls as with ours, `"b"` it hardly moves from ln 8 =
@@ -611,8 +607,8 @@ except IndexError as error:
     print(f"IndexError: {error}")
 
 # %% [markdown]
-# On a GPU the same mistake reads `CUDA error: device-side assert triggered`; run it on the CPU to see this clearer
-# message. The cure: `num_labels` must be the number of topics, and labels must start at 0.
+# On a GPU this reads `CUDA error: device-side assert triggered`; a run on the CPU shows the clearer message. The
+# cure: `num_labels` is the number of topics, and labels start at 0.
 #
 # **Nothing to train.** Freezing parameters (the subject of the next lessons) and forgetting to leave some free:
 
@@ -628,17 +624,17 @@ except lessonkit.LessonkitError as error:
 # ## 13. On a bigger machine
 #
 # On a GPU with 14 GiB or more, this notebook takes BERT-base from the Hugging Face Hub, all 5,485 texts, 128
-# tokens of each and three epochs, with the batch size and learning rate that suit it (second cell); the code is
-# the same. What must fit is, for each parameter, its weight, its gradient and AdamW's two averages (of the
-# gradient and of its square), 4 bytes each:
+# tokens of each and three epochs, with sizes to suit (second cell); the code is the same. What must fit is, for
+# each parameter, its weight, its gradient and AdamW's two averages (of the gradient and of its square), 4 bytes
+# each:
 
 # %% tags=["nbval-check-output"]
 for name, parameters in {"MiniLM": 22_716_296, "BERT-base": 109_488_392}.items():
     print(f"{name:<10}{parameters / 1e6:>7.1f} M parameters x 16 bytes = {16 * parameters / 2**30:.2f} GiB")
 
 # %% [markdown]
-# On top of that come the activations, intermediate results that are kept for the backward pass, and Python and
-# PyTorch themselves: the peak measured in section 5 held all of these.
+# On top come the activations, kept for the backward pass, and Python and PyTorch themselves: section 5's peak
+# held all of these.
 #
 # ## 14. The end
 #
@@ -648,8 +644,8 @@ for name, parameters in {"MiniLM": 22_716_296, "BERT-base": 109_488_392}.items()
 # 4. With few texts and many rounds, the training loss keeps falling after new texts stop benefiting.
 # 5. Scores say how often a model is wrong; its mistakes say why.
 #
-# The next cell keeps your result. At laptop or GPU scale it ticks *Run beginner full fine-tuning example* in your
-# checklist, because this notebook has just run to its end on your machine.
+# The next cell keeps your result. At laptop or GPU scale it ticks *Run beginner full fine-tuning example*: the
+# notebook has just run to its end on your machine.
 
 # %%
 lesson.record(
@@ -666,11 +662,11 @@ lesson.record(
 #
 # <details><summary>Answers</summary>
 #
-# Always answering `earn` reaches almost as much, so such a model has learned next to nothing. A loss that stays
-# at ln 8 means that the model answers "an eighth each" whatever it reads: look at the learning rate, at whether
-# anything is trainable, and at whether labels and texts still belong together.
+# Always answering `earn` reaches almost as much. A loss that stays at ln 8 means "an eighth each", whatever the
+# text: look at the learning rate, at whether anything is trainable, and at whether labels and texts still belong
+# together.
 #
 # </details>
 #
-# **Next:** read the [guide to full fine-tuning](../../lessons/full-fine-tuning/guide.md) for the mathematics, then
-# type `lessonkit next`. The LoRA lesson, which starts from the picture in section 8, is not written yet.
+# **Next:** read the [guide to full fine-tuning](../../lessons/full-fine-tuning/guide.md) for the mathematics,
+# then type `lessonkit next`. The LoRA lesson is not written yet.
