@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -210,7 +209,7 @@ def _number(name: str, value: Any) -> float:
         ) from error
 
 
-def _short(path: Path, environ: Mapping[str, str] = os.environ) -> str:
+def _short(path: Path) -> str:
     """A path as a reader would write it: from the project's folder, or from the home folder."""
     for base, sign in ((project_root(), ""), (Path.home(), "~/")):
         if base is not None and path.is_relative_to(base):
