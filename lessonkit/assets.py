@@ -269,7 +269,8 @@ def _download_error(package: Package, output: str) -> AssetError:
         )
     return AssetError(
         what,
-        why="no connection to the package index, or it does not have this package" + (f" ({said[-1]})" if said else ""),
+        why="no connection to the package index, or it does not have this package"
+        + (f" ({said[-1]})" if said else ""),
         fix="connect to the network (behind a proxy: set `pip config set global.proxy ...`) and run "
         "`lessonkit fetch`; it is needed once, the lessons then run offline",
     )
