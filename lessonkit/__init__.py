@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives; imported when it is first used.
 _HOMES = {
+    "CausalLMCollator": "collators",
     "Hardware": "hardware",
     "Journal": "progress.journal",
     "LessonkitError": "errors",
@@ -26,10 +27,27 @@ _HOMES = {
     "load_tokenizer": "models",
     "majority_baseline": "evaluation",
     "measure": "training",
+    "model_arguments": "arguments",
+    "predict_memory": "memory",
     "run": "training",
     "start": "lesson",
+    "training_arguments": "arguments",
 }
-_MODULES = ("assets", "curriculum", "data", "errors", "evaluation", "hardware", "models", "plots", "training")
+_MODULES = (
+    "adapters",
+    "assets",
+    "collators",
+    "curriculum",
+    "data",
+    "errors",
+    "evaluation",
+    "gpus",
+    "hardware",
+    "memory",
+    "models",
+    "plots",
+    "training",
+)
 
 __all__ = sorted([*_HOMES, *_MODULES])
 

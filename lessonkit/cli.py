@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lessonkit import __version__
 from lessonkit.errors import LessonkitError
 
 __all__ = ["app", "main"]
@@ -38,43 +37,16 @@ def main() -> None:
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Show what this machine is, what was chosen for it and why, and the versions that are installed."""
-    from lessonkit.assets import assets, cache_folder, is_fetched
-    from lessonkit.hardware import detect_hardware, format_bytes, versions
-    from lessonkit.progress import Journal
+    """Show this machine, what was chosen for it and why, the versions, and what to mend; paste it for help."""
+    from lessonkit.doctor import examine
 
-    hardware = detect_hardware()
-    fetched = {name: is_fetched(name) for name in assets()}
-    journal = Journal()
+    report = examine()
     if as_json:
-        told = {"lessonkit": __version__, "hardware": hardware.to_dict(), "versions": versions()}
-        _print_json({**told, "assets": fetched, "cache": str(cache_folder()), "journal": str(journal.path)})
-        return
-    rows = [
-        ("device", hardware.device_name, hardware.reasons["device"]),
-        (
-            "memory",
-            f"{format_bytes(hardware.memory_free_bytes)} of {format_bytes(hardware.memory_total_bytes)} free",
-            "",
-        ),
-        ("processor", f"{hardware.cpu_name}, {hardware.cpu_cores} cores", ", ".join(hardware.cpu_features)),
-        ("dtype", hardware.dtype, hardware.reasons["dtype"]),
-        ("attention", hardware.attention, hardware.reasons["attention"]),
-        ("threads", str(hardware.threads), hardware.reasons["threads"]),
-        ("scale", hardware.scale, hardware.reasons["scale"]),
-    ]
-    for name, value, why in rows:
-        typer.echo(f"{name:<10} {value}" + (f"  ({why})" if why else ""))
-    typer.echo(
-        f"{'versions':<10} lessonkit {__version__}, " + ", ".join(f"{k} {v}" for k, v in versions().items())
-    )
-    missing = [name for name, there in fetched.items() if not there]
-    typer.echo(f"{'assets':<10} {len(fetched) - len(missing)} of {len(fetched)} in {cache_folder()}")
-    if missing:
-        typer.echo(f"{'':<10} to mend: lessonkit fetch {' '.join(missing)}")
-    typer.echo(f"{'journal':<10} {journal.path}")
-    for problem in journal.read().problems:
-        typer.echo(f"{'':<10} {problem}")
+        _print_json(report.to_dict())
+    else:
+        typer.echo(report.text())
+    if report.broken:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -149,6 +121,54 @@ def fetch(
         _print_json({name: str(folder) for name, folder in folders.items()})
     else:
         typer.echo(f"All there: {', '.join(folders)} (in {assets.cache_folder()})")
+
+
+@app.command()
+def plan(
+    config: Annotated[str, typer.Option(help="A config.json, its folder, or an asset's name.")],
+    technique: Annotated[str, typer.Option(help="full, lora, qlora, prompt or adapters.")] = "full",
+    r: Annotated[int, typer.Option("--r", help="Rank of LoRA and QLoRA.")] = 8,
+    target_modules: Annotated[
+        str, typer.Option(help="For LoRA and QLoRA, with commas: q_proj,v_proj; or all-linear.")
+    ] = "",
+    num_virtual_tokens: Annotated[int, typer.Option(help="Length of the soft prompt.")] = 20,
+    bottleneck: Annotated[int, typer.Option(help="Size of the adapters' bottleneck.")] = 64,
+    placement: Annotated[str, typer.Option(help="Of the adapters: pfeiffer or houlsby.")] = "pfeiffer",
+    double_quantization: Annotated[bool, typer.Option(help="Of QLoRA's scales.")] = True,
+    prepare_for_kbit_training: Annotated[
+        bool, typer.Option("--prepare-for-kbit-training", help="As PEFT's function: the rest in float32.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Rows on the device in one step.")] = 4,
+    sequence_length: Annotated[int, typer.Option(help="Tokens in each row.")] = 512,
+    padding: Annotated[bool, typer.Option(help="Whether the rows differ in length.")] = True,
+    dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16, float16 or float32.")] = "bfloat16",
+    mixed_precision: Annotated[
+        bool, typer.Option("--mixed-precision", help="Compute under bf16 autocast, as bf16=True does.")
+    ] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass.")
+    ] = False,
+    optimizer: Annotated[str, typer.Option(help="adamw, adamw_torch_fused, adamw_8bit or sgd.")] = "adamw",
+    attention: Annotated[str, typer.Option(help="sdpa or eager; else what transformers takes.")] = "",
+    task: Annotated[str, typer.Option(help="causal-lm or sequence-classification.")] = "",
+    num_labels: Annotated[int, typer.Option(help="Classes, for classification.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Predict the memory of a training step, without weights and without a GPU."""
+    options = {
+        name: value for name, value in locals().items() if name not in ("config", "technique", "as_json")
+    }
+    import logging
+
+    from lessonkit.plan import make_report
+
+    # its note on a missing kernel, which nothing here runs
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    report = make_report(config, technique, **options)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        typer.echo(str(report))
 
 
 def _list_assets(chosen: list, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lessonkit import colab
+from lessonkit import colab, training
 from lessonkit.curriculum import load_curriculum, project_root
 from lessonkit.errors import LessonError
 from lessonkit.hardware import Hardware, detect_hardware
@@ -169,6 +169,9 @@ def note_run(run: Run) -> None:
     """Add a measured training to the lesson under way, if there is one."""
     if _current is not None:
         _current.runs.append(run)
+
+
+training.listeners.append(note_run)
 
 
 def _one_gpu() -> None:

@@ -1,25 +1,32 @@
-"""Run a training and measure it: seconds, tokens, peak memory, with progress on screen."""
+"""Run a training and measure it: seconds, tokens, peak memory, with progress on screen, and see it through."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lessonkit.errors import TrainingError
+from lessonkit.checkpoints import Checkpoint, resume_point
+from lessonkit.checks import check
 from lessonkit.hardware import format_bytes
 from lessonkit.live import LiveLine
+from lessonkit.patching import as_callback
+from lessonkit.safety import SafetyNet
+from lessonkit.survival import MemoryGuard
+from lessonkit.watch import LossWatch
 
 if TYPE_CHECKING:
-    import torch
     from transformers import Trainer
 
-__all__ = ["Run", "measure", "run"]
+__all__ = ["Run", "listeners", "measure", "run"]
 
 SAMPLE_SECONDS = 0.05
+
+# Called with each finished Run; a lesson under way registers here to note what its trainings cost.
+listeners: list[Callable[[Run], None]] = []
 
 
 @dataclass
@@ -60,36 +67,141 @@ class Run:
         return plain
 
 
-def run(trainer: Trainer) -> Run:
-    """``trainer.train()``, measured, with one live line in place of the Trainer's own output.
+def run(trainer: Trainer, *, resume: bool = False) -> Run:
+    """``trainer.train()``, measured, checked and guarded, with one live line in place of its own output.
 
-    The trainer, its model and its log stay what ``trainer.train()`` leaves. The measurement is added
-    to the lesson that is under way. Raises TrainingError before anything is trained if no parameter
-    is trainable or there is no training data.
+    The trainer, its model and its log stay what ``trainer.train()`` leaves; its callbacks and methods are
+    as before. The measurement is added to the lesson that is under way.
+
+    What cannot work is found before anything is trained. When memory runs out, batches are taken in smaller
+    pieces, and training goes on. When it is stopped or killed, a checkpoint remains in ``output_dir``.
+
+    resume: go on from the newest complete checkpoint there, to the same weights (bit for bit on a CPU) as
+    without the interruption; from the beginning if there is none. The Run then covers the whole training.
+    Raises TrainingError, saying what to do, and KeyboardInterrupt when stopped.
     """
+    remarks = check(trainer)
+    found = resume_point(trainer) if resume else None
+    line = LiveLine()
+    for remark in remarks:
+        line.note(f"Note: {remark}")
+    if resume:
+        line.note(_whence(trainer, found))
+    if found is not None and found.finished:
+        return _load_finished(trainer, found, line)
+    try:
+        return _train(trainer, found, line)
+    except BaseException as error:
+        line.close(_how_it_ended(trainer, error))
+        raise
+
+
+def _train(trainer: Trainer, found: Checkpoint | None, line: LiveLine) -> Run:
+    import torch
+
+    earlier = found.marker if found else {}
+    seed = earlier.get("initial_seed", torch.initial_seed())
+    if earlier:
+        # The order of the rows follows from the seed; where the dice stood is in the checkpoint.
+        torch.manual_seed(seed)
+    begun = time.perf_counter()
+    watch = LossWatch(trainer)
+    guard = MemoryGuard(trainer, line.note, earlier.get("rows_at_a_time"))
+
+    def so_far() -> dict[str, Any]:
+        return {
+            "initial_seed": seed,
+            "rows_at_a_time": guard.rows,
+            "seconds": earlier.get("seconds", 0.0) + time.perf_counter() - begun,
+            "tokens": earlier.get("tokens", 0) + watch.tokens,
+            "loss_sum": earlier.get("loss_sum", 0.0) + watch.loss_sum,
+        }
+
+    net = SafetyNet(trainer, line.note, so_far, watch.look, resumed=found is not None)
+    with (
+        measure() as measured,
+        _own_callbacks(trainer, [watch, _Progress(line, watch), guard, net]),
+        guard.watching(),
+        watch.watching(),
+        net.watching(),
+    ):
+        output = trainer.train(resume_from_checkpoint=str(found.folder) if found else None)
+        net.finish()
+        guard.keep_what_fitted()
+        measured.steps = output.global_step
+        measured.tokens = earlier.get("tokens", 0) + watch.tokens
+    measured.seconds += earlier.get("seconds", 0.0)
+    measured.loss = output.training_loss
+    if "loss_sum" in earlier:
+        measured.loss = so_far()["loss_sum"] / max(1, output.global_step)
+    measured.history = list(trainer.state.log_history)
+    if net.stop_requested:
+        line.note("The training was at its end before it could be stopped.")
+    line.close(str(measured), losses=watch.losses, steps=measured.steps)
+    return measured
+
+
+@contextlib.contextmanager
+def _own_callbacks(trainer: Trainer, parts: list[Any]) -> Iterator[None]:
+    """Ours in place of those that print; afterwards the trainer has its own again, in their order."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    _check(trainer)
     callbacks = trainer.callback_handler.callbacks
-    replaced = [each for each in callbacks if isinstance(each, (PrinterCallback, ProgressCallback))]
-    replaced += [each for each in callbacks if type(each).__name__ == "NotebookProgressCallback"]
-    for each in replaced:
-        trainer.remove_callback(each)
-    live = _live_callback()
-    trainer.add_callback(live)
+    before = list(callbacks)
+    callbacks[:] = [
+        each
+        for each in before
+        if not isinstance(each, (PrinterCallback, ProgressCallback))
+        and type(each).__name__ != "NotebookProgressCallback"
+    ]
+    for part in parts:
+        trainer.add_callback(as_callback(part))
     try:
-        with measure() as measured, _token_counter(trainer.model) as counted:
-            output = trainer.train()
-            measured.steps = output.global_step
-            measured.tokens = int(counted())
+        yield
+    except BaseException:
+        trainer.is_in_train = False
+        if trainer.neftune_noise_alpha is not None and hasattr(trainer, "neftune_hook_handle"):
+            trainer.neftune_hook_handle.remove()
+        raise
     finally:
-        trainer.remove_callback(live)
-        for each in replaced:
-            trainer.add_callback(each)
-    measured.loss = output.training_loss
-    measured.history = list(trainer.state.log_history)
-    live.line.close(str(measured))
-    return measured
+        trainer.callback_handler.callbacks[:] = before
+
+
+def _whence(trainer: Trainer, found: Checkpoint | None) -> str:
+    if found is None:
+        return f"No complete checkpoint in {trainer.args.output_dir}: training starts from the beginning."
+    if found.finished:
+        return f"This training was finished (step {found.step:,}): its weights are loaded, nothing is left to train."
+    return f"Going on after step {found.step:,} of {found.max_steps:,} ({found.folder.name})."
+
+
+def _load_finished(trainer: Trainer, found: Checkpoint, line: LiveLine) -> Run:
+    from transformers import TrainerState
+
+    trainer._load_from_checkpoint(str(found.folder))
+    trainer.state = TrainerState.load_from_json(str(found.folder / "trainer_state.json"))
+    marker = found.marker
+    loss = marker["loss_sum"] / max(1, found.step) if "loss_sum" in marker else None
+    done = Run(
+        seconds=marker.get("seconds", 0.0),
+        steps=found.step,
+        tokens=marker.get("tokens", 0),
+        loss=loss,
+        history=list(trainer.state.log_history),
+        peak_kind="not measured again",
+    )
+    line.close(str(done))
+    return done
+
+
+def _how_it_ended(trainer: Trainer, error: BaseException) -> str:
+    state, reason = trainer.state, str(error).strip().splitlines()[:1]
+    stopped = f"Stopped after step {state.global_step:,} of {state.max_steps:,}"
+    if not state.max_steps:
+        stopped = "Stopped before the first step"
+    if isinstance(error, KeyboardInterrupt) or not reason:
+        return f"{stopped}."
+    return f"{stopped}: {reason[0]}"
 
 
 @contextlib.contextmanager
@@ -107,46 +219,8 @@ def measure() -> Iterator[Run]:
         finally:
             _synchronize()
             measured.seconds = time.perf_counter() - start
-    from lessonkit import lesson
-
-    lesson.note_run(measured)
-
-
-def _check(trainer: Trainer) -> None:
-    if not any(parameter.requires_grad for parameter in trainer.model.parameters()):
-        raise TrainingError(
-            "Nothing would be trained.",
-            why="every parameter of the model is frozen (requires_grad is False)",
-            fix="set requires_grad = True on the parameters to train, or add an adapter",
-        )
-    dataset = trainer.train_dataset
-    if dataset is None or (hasattr(dataset, "__len__") and len(dataset) == 0):
-        raise TrainingError(
-            "There is no training data.",
-            why="the Trainer's train_dataset is missing or empty",
-            fix="pass train_dataset=... with at least one example",
-        )
-
-
-@contextlib.contextmanager
-def _token_counter(model: torch.nn.Module) -> Iterator[Any]:
-    """Count unpadded tokens of the forward passes in training mode; yields a function that tells."""
-    totals: dict[torch.device, Any] = {}  # a model spread over several GPUs runs on each of them
-
-    def count(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        if not module.training:
-            return
-        mask, ids = kwargs.get("attention_mask"), kwargs.get("input_ids")
-        if mask is not None and mask.dim() == 2:
-            totals[mask.device] = totals.get(mask.device, 0) + mask.detach().sum()  # no waiting for the GPU
-        elif ids is not None:
-            totals[ids.device] = totals.get(ids.device, 0) + ids.numel()
-
-    handle = model.register_forward_pre_hook(count, with_kwargs=True)
-    try:
-        yield lambda: sum(int(total) for total in totals.values())
-    finally:
-        handle.remove()
+    for listener in listeners:
+        listener(measured)
 
 
 @contextlib.contextmanager
@@ -191,27 +265,27 @@ def _synchronize() -> None:
         torch.mps.synchronize()
 
 
-def _live_callback() -> Any:
-    """A TrainerCallback that keeps one line up to date (made here: transformers loads slowly)."""
-    from transformers import TrainerCallback
+class _Progress:
+    """Keeps the live line up to date: the step, the loss, the time left."""
 
-    class LiveCallback(TrainerCallback):
-        def __init__(self) -> None:
-            self.line = LiveLine()
-            self.loss = ""
+    def __init__(self, line: LiveLine, watch: LossWatch) -> None:
+        self.line = line
+        self.watch = watch
 
-        def on_train_begin(self, args, state, control, **kwargs) -> None:
-            self.start = time.perf_counter()
-            self.line.update(0.0, f"step 0 of {state.max_steps:,}", force=True)
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start, self.first = time.perf_counter(), state.global_step
+        share = state.global_step / max(1, state.max_steps)
+        self.line.update(share, f"step {state.global_step:,} of {state.max_steps:,}", force=True)
 
-        def on_step_end(self, args, state, control, **kwargs) -> None:
-            seconds = time.perf_counter() - self.start
-            left = seconds / state.global_step * (state.max_steps - state.global_step)
-            text = f"step {state.global_step:,} of {state.max_steps:,}{self.loss}, {left:.0f} s left"
-            self.line.update(state.global_step / max(1, state.max_steps), text)
-
-        def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-            if logs and "loss" in logs:
-                self.loss = f", loss {float(logs['loss']):.3f}"
-
-    return LiveCallback()
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.line.due:
+            self.watch.look()  # on a GPU this waits for it, twice a second
+        each = (time.perf_counter() - self.start) / max(1, state.global_step - self.first)
+        left = each * (state.max_steps - state.global_step)
+        loss = f", loss {self.watch.losses[-1][1]:.3f}" if self.watch.losses else ""
+        self.line.update(
+            state.global_step / max(1, state.max_steps),
+            f"step {state.global_step:,} of {state.max_steps:,}{loss}, {left:.0f} s left",
+            losses=self.watch.losses if self.line.due else (),
+            steps=state.max_steps,
+        )

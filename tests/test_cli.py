@@ -82,16 +82,18 @@ def test_doctor_shows_each_choice_with_its_reason(lessonkit: Command):
     ):
         assert f"\n{name:<10} " in f"\n{said.out}"
     told = json.loads(lessonkit("doctor", "--json").out)
-    assert set(told) == {"lessonkit", "hardware", "versions", "assets", "cache", "journal"}
+    assert {"lessonkit", "hardware", "versions", "assets", "cache", "journal", "problems"} <= set(told)
     assert set(told["assets"]) == set(assets())
-    assert told["hardware"]["reasons"]["scale"] in said.out
+    assert told["hardware"]["reasons"]["scale"] in " ".join(said.out.split())
 
 
 def test_doctor_says_how_to_fetch_what_is_missing(
     lessonkit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setenv("LESSONKIT_CACHE", str(tmp_path / "empty"))
-    assert "to mend: lessonkit fetch minilm" in lessonkit("doctor").out
+    said = lessonkit("doctor")
+    assert "-> lessonkit fetch minilm" in said.out
+    assert said.code == 0  # a lesson would fetch it by itself
 
 
 def test_lessons_lists_all_and_says_what_is_not_written(lessonkit: Command):
@@ -281,7 +283,12 @@ def test_what_cannot_be_done_is_told(
 
 def test_a_wrong_scale_in_the_environment_is_told(lessonkit: Command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LESSONKIT_SCALE", "laptob")
-    refused(lessonkit("doctor"), "There is no scale called 'laptob'", "'laptop'")
+    said = lessonkit("doctor")
+    assert said.code == 1
+    assert "There is no scale called 'laptob'. Did you mean 'laptop'?" in said.out
+    told = lessonkit("doctor", "--json")
+    assert told.code == 1
+    assert json.loads(told.out)["problems"][0]["broken"]
 
 
 # ---- What is damaged --------------------------------------------------------------------------------

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics
 
+from lessonkit import evaluation
 from lessonkit.errors import DataError, LessonkitError
-from lessonkit.evaluation import bootstrap_interval, classification_scores, majority_baseline
+from lessonkit.evaluation import (
+    bootstrap_interval,
+    bootstrap_ratio_interval,
+    classification_scores,
+    majority_baseline,
+)
 
 NAMES = ("acq", "earn", "trade")
 LABELS = [0, 0, 0, 1, 1, 2]
@@ -79,6 +86,73 @@ def test_scores_always_speak_of_n_and_baseline():
     assert "95 % interval" in text
 
 
+def test_line_of_scores_stays_as_lessons_print_it():
+    """Built notebooks hold this line, and rebuild byte for byte."""
+    assert str(classification_scores(LABELS, PREDICTIONS, NAMES)) == (
+        "accuracy 0.667 (95 % interval 0.333 to 1.000, n = 6), macro-F1 0.722; majority class 0.500"
+    )
+
+
+def test_details_give_each_score_its_interval_and_baseline():
+    first, second = classification_scores(LABELS, PREDICTIONS, NAMES).details().splitlines()
+    assert first == "accuracy 0.667 (95 % interval 0.333 to 1.000, n = 6); majority class 0.500"
+    assert second.startswith("macro-F1 0.722 (95 % interval ")
+    assert second.endswith(", n = 6); majority class 0.222")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=20), st.integers(0, 2))
+def test_baseline_of_macro_f1_is_the_majority_classes(labels, majority):
+    scores = classification_scores(labels, labels, NAMES, majority_label=majority)
+    always = [majority] * len(labels)
+    expected = metrics.f1_score(labels, always, labels=[0, 1, 2], average="macro", zero_division=0)
+    assert scores.macro_f1_baseline == pytest.approx(expected)
+    assert scores.baseline == pytest.approx(metrics.accuracy_score(labels, always))
+
+
+def test_interval_of_macro_f1_agrees_with_resampling_each_class_for_scikit_learn():
+    draws = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    predictions = np.where(draws.random(100) < 0.7, labels, 0)  # class 0 is predicted too often
+    classes = [np.flatnonzero(labels == each) for each in range(3)]
+    resampled = []
+    for _ in range(400):
+        drawn = np.concatenate([draws.choice(each, len(each)) for each in classes])
+        resampled.append(metrics.f1_score(labels[drawn], predictions[drawn], average="macro"))
+    scores = classification_scores(labels, predictions, NAMES)
+    low, high = scores.macro_f1_interval
+    assert (low, high) == pytest.approx(
+        tuple(np.quantile(resampled, [0.025, 0.975])), abs=0.15 * (high - low)
+    )
+    assert low < scores.macro_f1 < high
+
+
+def test_rare_classes_do_not_pull_the_interval_below_the_score():
+    labels = [0] * 100 + list(range(1, 30))  # 29 classes of one text each, all right
+    scores = classification_scores(labels, labels, [str(each) for each in range(30)])
+    assert scores.macro_f1_interval == (1, 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=30))
+def test_interval_of_macro_f1_stays_a_share(labels):
+    low, high = classification_scores(labels, labels[::-1], NAMES).macro_f1_interval
+    assert 0 <= low <= high <= 1
+
+
+@pytest.mark.parametrize("majority", [3, -1, "earn", 0.5])
+def test_majority_label_must_be_a_class(majority):
+    with pytest.raises(DataError, match="majority_label"):
+        classification_scores(LABELS, PREDICTIONS, NAMES, majority_label=majority)
+
+
+def test_tensor_with_a_graph_is_scored_too():
+    import torch
+
+    labels = torch.tensor([0.0, 1.0], requires_grad=True)
+    assert classification_scores(labels, [0, 1], NAMES).accuracy == 1
+
+
 def test_scores_are_plain_data():
     plain = classification_scores(LABELS, PREDICTIONS, NAMES).to_dict()
     assert json.loads(json.dumps(plain))["confusion"] == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
@@ -137,6 +211,52 @@ def test_interval_is_the_same_each_time_and_differs_by_seed():
     assert bootstrap_interval(values) != bootstrap_interval(values, seed=1)
 
 
+def test_interval_agrees_with_scipy():
+    values = np.random.default_rng(2).exponential(size=200)
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    low, high = bootstrap_interval(values)
+    assert (low, high) == pytest.approx(tuple(theirs), abs=0.1 * (high - low))
+
+
+def test_interval_of_a_ratio_agrees_with_scipy():
+    draws = np.random.default_rng(3)
+    below = draws.integers(5, 50, 100)
+    above = below * draws.exponential(size=100)
+    theirs = stats.bootstrap(
+        (above, below),
+        lambda one, other: one.sum() / other.sum(),
+        paired=True,
+        vectorized=False,
+        n_resamples=3000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    low, high = bootstrap_ratio_interval(above, below)
+    assert (low, high) == pytest.approx(tuple(theirs), abs=0.1 * (high - low))
+    assert low < above.sum() / below.sum() < high
+
+
+def test_ratio_that_is_the_same_for_all_has_no_width():
+    below = np.array([1, 2, 30])
+    assert bootstrap_ratio_interval(3 * below, below) == pytest.approx((3, 3))
+
+
+def test_ratio_to_ones_is_the_mean():
+    values = np.random.default_rng(4).random(30)
+    assert bootstrap_ratio_interval(values, np.ones(30)) == pytest.approx(bootstrap_interval(values))
+
+
+@pytest.mark.parametrize(
+    ("above", "below"), [([], []), ([1], [0]), ([1, 2], [1]), ([1], [-1]), ([1], ["a"]), ([math.nan], [1])]
+)
+def test_ratio_of_nonsense_is_an_error(above, below):
+    with pytest.raises(DataError) as caught:
+        bootstrap_ratio_interval(above, below)
+    assert caught.value.fix
+
+
 def test_interval_shrinks_with_n():
     widths = []
     for n in (20, 200, 2000):
@@ -167,3 +287,9 @@ def test_interval_of_nonsense_is_an_error(values):
 def test_level_is_a_share(level):
     with pytest.raises(DataError, match="level"):
         bootstrap_interval([0, 1], level=level)
+
+
+def test_all_scores_are_found_in_one_place():
+    assert list(evaluation.__all__) == sorted(evaluation.__all__)
+    for name in evaluation.__all__:
+        assert getattr(evaluation, name).__doc__

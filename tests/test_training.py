@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lessonkit import training
 from lessonkit.errors import TrainingError
@@ -217,14 +219,16 @@ def test_measure_ends_its_thread_and_is_final_after_an_error():
 
 def test_measured_runs_are_noted_in_the_lesson_under_way(monkeypatch):
     from lessonkit import lesson
+    from lessonkit.hardware import detect_hardware
+    from lessonkit.progress.journal import Journal
 
-    noted = []
-    monkeypatch.setattr(lesson, "note_run", noted.append)
+    under_way = lesson.Lesson("any", "Any", detect_hardware(), Journal())
+    monkeypatch.setattr(lesson, "_current", under_way)
     with measure() as first:
         pass
     with pytest.raises(ValueError, match="mine"), measure():
         raise ValueError("mine")
-    assert noted == [first]  # what failed is no result
+    assert under_way.runs == [first]  # what failed is no result
 
 
 def test_run_is_plain_data_and_one_line():
@@ -249,6 +253,38 @@ def test_on_a_gpu_the_peak_is_the_gpus(make_trainer, tiny):
     assert measured.peak_kind == "GPU memory allocated"
     assert 0 < measured.peak_bytes <= torch.cuda.max_memory_allocated()
     assert measured.tokens == EPOCHS * tokens_of(tiny.tokenized())
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=400), st.integers(0, 1000))
+@settings(deadline=None, max_examples=50)
+def test_loss_curves_are_small_and_inside_their_frame(losses: list[float], steps: int):
+    from xml.etree import ElementTree
+
+    from lessonkit.live import HEIGHT, WIDTH, loss_curve
+
+    svg = loss_curve(list(enumerate(losses, 1)), steps)
+    if len(losses) < 2:
+        assert svg == ""
+        return
+    points = ElementTree.fromstring(svg).find("polyline").get("points").split()
+    assert 2 <= len(points) <= 120
+    for point in points:
+        across, down = map(float, point.split(","))
+        assert 0 <= across <= WIDTH
+        assert 0 <= down <= HEIGHT
+
+
+def test_a_falling_loss_falls_in_its_curve():
+    import re
+
+    from lessonkit.live import loss_curve
+
+    svg = loss_curve([(1, 3.0), (2, 2.0), (3, 1.0)])
+    points = [
+        tuple(map(float, pair.split(","))) for pair in re.search(r'points="([^"]+)"', svg).group(1).split()
+    ]
+    assert [across for across, _ in points] == sorted(across for across, _ in points)
+    assert [down for _, down in points] == sorted(down for _, down in points)  # SVG counts downwards
 
 
 class TestLiveLine:
@@ -287,6 +323,35 @@ class TestLiveLine:
         assert 'value="0.2500"' in notebook[0]["text/html"]
         assert "a &lt;b&gt; c" in notebook[0]["text/html"]
         assert "<progress" not in notebook[1]["text/html"]
+
+    def test_notes_stay_and_the_curve_is_redrawn_in_place(self, notebook: list[dict]):
+        from lessonkit.live import LiveLine
+
+        line = LiveLine()
+        line.note("first, a <note>")
+        losses = [(step, 2.0 / step) for step in range(1, 11)]
+        line.update(0.5, "half", force=True, losses=losses[:5], steps=10)
+        line.note("another")
+        line.close("done", losses=losses, steps=10)
+        assert [content["text/html"].count("<svg") for content in notebook] == [0, 1, 1, 1]
+        assert notebook[-1]["text/plain"] == "first, a <note>\nanother\ndone"
+        assert "first, a &lt;note&gt;" in notebook[-1]["text/html"]
+        assert "loss 2.000" in notebook[-1]["text/html"]
+        assert "step 10" in notebook[1]["text/html"]  # the right end is the whole training's from the start
+
+    def test_a_run_leaves_one_output_with_its_curve(self, notebook: list[dict], make_trainer):
+        measured = run(make_trainer())
+        assert notebook[-1]["text/plain"] == str(measured)
+        assert notebook[-1]["text/html"].count("<svg") == 1
+        assert len(notebook[-1]["text/html"]) < 10_000
+
+    def test_a_run_that_fails_closes_its_line(self, notebook: list[dict], make_trainer):
+        trainer = make_trainer()
+        trainer.model.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(trainer)
+        assert notebook[-1]["text/plain"] == "Stopped after step 0 of 10: division by zero"
+        assert "<progress" not in notebook[-1]["text/html"]
 
     def test_a_log_file_gets_a_line_for_each_tenth(self, capsys: pytest.CaptureFixture[str]):
         from lessonkit.live import LiveLine

@@ -1,4 +1,4 @@
-"""Scores that never stand alone: each comes with n, a baseline and an interval.
+"""Scores of a classifier: accuracy, macro-F1 and the confusion matrix, never without n and a baseline.
 
 scikit-learn does the arithmetic; the names are its names.
 """
@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from lessonkit.errors import DataError
+from lessonkit.evaluation.bootstrap import RESAMPLES, bootstrap_interval, percentile_interval
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ClassificationScores", "bootstrap_interval", "classification_scores", "majority_baseline"]
-
-RESAMPLES = 1000
+__all__ = ["ClassificationScores", "class_numbers", "classification_scores", "majority_baseline"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class ClassificationScores:
     macro_f1: F1 averaged over the classes, each counting the same.
     baseline: accuracy of always answering the majority class on the same texts.
     confusion: (classes, classes) counts; row: true class, column: predicted class.
+    macro_f1_interval: 95 % bootstrap interval of macro_f1. macro_f1_baseline: macro-F1 of always
+    answering the majority class.
     """
 
     n: int
@@ -36,12 +37,26 @@ class ClassificationScores:
     baseline: float
     names: tuple[str, ...]
     confusion: np.ndarray
+    macro_f1_interval: tuple[float, float]
+    macro_f1_baseline: float
 
     def __str__(self) -> str:
         low, high = self.interval
         return (
             f"accuracy {self.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {self.n:,}), "
             f"macro-F1 {self.macro_f1:.3f}; majority class {self.baseline:.3f}"
+        )
+
+    def details(self) -> str:
+        """Two lines, accuracy and macro-F1, each with its interval, n and the majority class's score."""
+        rows = (
+            ("accuracy", self.accuracy, self.interval, self.baseline),
+            ("macro-F1", self.macro_f1, self.macro_f1_interval, self.macro_f1_baseline),
+        )
+        return "\n".join(
+            f"{name} {score:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {self.n:,}); "
+            f"majority class {baseline:.3f}"
+            for name, score, (low, high), baseline in rows
         )
 
     def to_dict(self) -> dict:
@@ -63,19 +78,29 @@ def classification_scores(
     labels; left out, it is the most frequent of ``labels``.
     Raises DataError if the two differ in length, are empty, or hold anything but numbers of ``names``.
     """
+    import numpy as np
     from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
     true, predicted = _checked(labels, predictions, len(names))
-    classes = range(len(names))
-    baseline = majority_baseline(true if majority_label is None else [majority_label], true)
+    majority = _majority(true if majority_label is None else [majority_label])
+    if majority not in range(len(names)):
+        raise DataError(
+            f"majority_label is {majority_label!r}, which is none of the {len(names)} class numbers.",
+            fix="pass the number of the most frequent class of the training labels, or leave it out",
+        )
+    always = np.full_like(true, majority)
+    macro = {"labels": list(range(len(names))), "average": "macro", "zero_division": 0}
+    confusion = confusion_matrix(true, predicted, labels=macro["labels"])
     return ClassificationScores(
         n=len(true),
         accuracy=float(accuracy_score(true, predicted)),
         interval=bootstrap_interval(true == predicted),
-        macro_f1=float(f1_score(true, predicted, labels=list(classes), average="macro", zero_division=0)),
-        baseline=baseline,
+        macro_f1=float(f1_score(true, predicted, **macro)),
+        baseline=float(accuracy_score(true, always)),
         names=tuple(names),
-        confusion=confusion_matrix(true, predicted, labels=list(classes)),
+        confusion=confusion,
+        macro_f1_interval=_macro_f1_interval(confusion),
+        macro_f1_baseline=float(f1_score(true, always, **macro)),
     )
 
 
@@ -86,44 +111,43 @@ def majority_baseline(train_labels: Sequence[int], test_labels: Sequence[int]) -
     train, test = np.asarray(train_labels), np.asarray(test_labels)
     if not len(train) or not len(test):
         raise DataError("There are no labels to score.", fix="look at the dataset: is the split empty?")
-    values, counts = np.unique(train, return_counts=True)
-    return float((test == values[counts.argmax()]).mean())
+    return float((test == _majority(train)).mean())
 
 
-def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of ``values``, shape (n,).
+def _majority(labels: Sequence[int]) -> int:
+    import numpy as np
 
-    Draws n values with replacement RESAMPLES times (Efron 1979, "Bootstrap Methods: Another Look at
-    the Jackknife") and takes the middle ``level`` of the means.
-    Raises DataError if ``values`` is empty, not one-dimensional, or holds anything but finite numbers.
+    values, counts = np.unique(np.asarray(labels), return_counts=True)
+    return values[counts.argmax()]
+
+
+def _macro_f1_interval(confusion: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of macro-F1, from the confusion matrix, shape (classes, classes).
+
+    The texts of each true class are resampled among themselves. Drawn from all texts at once, a rare class
+    would be missing from many resamples, count as F1 = 0 there, and pull the interval below the score.
+    To draw texts of one class is to draw the cells of its row: a multinomial draw, with no loop over texts.
+    A class of one or two texts hardly varies this way, so with many of those the interval is too narrow.
     """
     import numpy as np
 
-    try:
-        sample = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            "Only numbers can be resampled.", why=str(error), fix="pass one number a text"
-        ) from error
-    if sample.ndim != 1 or not len(sample):
-        raise DataError(
-            f"There is nothing to resample in the shape {sample.shape}.",
-            fix="pass one number a text, at least one",
-        )
-    if not np.isfinite(sample).all():
-        raise DataError("A value to resample is not a finite number.", fix="look for NaN in the scores")
-    if not 0 < level < 1:
-        raise DataError(f"An interval's level is a share between 0 and 1, not {level}.", fix="use level=0.95")
     draws = np.random.default_rng(seed)
-    means = [sample[draws.integers(0, len(sample), len(sample))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    right, predicted = np.zeros((2, RESAMPLES, len(confusion)))
+    sizes = confusion.sum(axis=1)
+    for row in np.flatnonzero(sizes):
+        cells = np.flatnonzero(confusion[row])
+        drawn = draws.multinomial(sizes[row], confusion[row, cells] / sizes[row], RESAMPLES)
+        predicted[:, cells] += drawn
+        right[:, row] += drawn[:, cells == row].sum(axis=1)
+    # F1 = 2 TP / (2 TP + FP + FN) = 2 TP / (predicted + true); a class in neither counts as 0
+    f1 = 2 * right / np.maximum(predicted + sizes, 1)
+    return percentile_interval(f1.mean(axis=1))
 
 
 def _checked(
     labels: Sequence[int], predictions: Sequence[int], classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    true, predicted = _class_numbers("labels", labels), _class_numbers("predictions", predictions)
+    true, predicted = class_numbers("labels", labels), class_numbers("predictions", predictions)
     if true.shape != predicted.shape or true.ndim != 1:
         raise DataError(
             f"Labels have the shape {true.shape}, predictions {predicted.shape}.",
@@ -142,11 +166,13 @@ def _checked(
     return true, predicted
 
 
-def _class_numbers(what: str, values: Sequence[int]) -> np.ndarray:
-    """The values as an array of whole numbers."""
+def class_numbers(what: str, values: Sequence[int]) -> np.ndarray:
+    """The values as an array of whole numbers; ``what`` names them in the DataError if they are none."""
     import numpy as np
 
     try:
+        if hasattr(values, "detach"):  # a tensor, which may lie on a GPU
+            values = values.detach().cpu()
         numbers = np.asarray(values)
         if not numbers.size:
             return numbers.astype(np.int64)  # an empty list counts as floats

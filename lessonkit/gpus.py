@@ -1,0 +1,100 @@
+"""Which common GPUs a training step fits, and what to change first if it doesn't fit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from lessonkit.errors import LessonkitError
+from lessonkit.hardware import GIB
+from lessonkit.memory import Settings, predict_memory
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from lessonkit.hardware import Hardware
+    from lessonkit.memory import MemoryPlan
+
+__all__ = ["GPUS", "Change", "advice", "room_bytes"]
+
+#: GiB that PyTorch reports as the total capacity of each (in its out-of-memory messages), smallest first.
+GPUS = {
+    "RTX 3060 (12 GB)": 11.76,
+    "T4 (16 GB)": 14.56,
+    "V100 (16 GB)": 15.77,
+    "A10G, L4 (24 GB)": 21.99,
+    "RTX 3090, 4090 (24 GB)": 23.52,
+    "A100 (40 GB)": 39.39,
+    "L40S (48 GB)": 44.40,
+    "A100, H100 (80 GB)": 79.10,
+}
+#: CUDA itself and its kernels, before the first tensor.
+CONTEXT_BYTES = GIB // 2
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the settings. option: what to add to `lessonkit plan`; keeps_maths: nothing else is learned."""
+
+    option: str
+    keeps_maths: bool
+    plan: MemoryPlan
+
+
+def room_bytes(hardware: Hardware) -> int | None:
+    """The bytes that a training may take on this machine: free main memory, or a GPU's total less CUDA's own."""
+    if hardware.device == "cpu":
+        return hardware.memory_free_bytes
+    total = hardware.memory_total_bytes
+    return None if total is None else total - CONTEXT_BYTES
+
+
+def advice(config: PretrainedConfig, settings: Settings, limit_bytes: int) -> Iterator[Change]:
+    """Changes to make one after the other, each on top of the ones before, until the step fits; then it ends.
+
+    First those that change no result, then those that train something smaller. What saves nothing is left out.
+    """
+    smallest = _predict(config, settings).peak_bytes
+    for changes, option, keeps in _possible(settings):
+        found = _attempt(config, replace(settings, **changes), option, keeps)
+        if found is None or found.plan.peak_bytes > 0.99 * smallest:
+            continue
+        settings, smallest = found.plan.settings, found.plan.peak_bytes
+        yield found
+        if smallest <= limit_bytes:
+            return
+
+
+def _attempt(config: PretrainedConfig, settings: Settings, option: str, keeps: bool) -> Change | None:
+    """The change, on all linear layers where PEFT chooses none for such a model; None if the model does not allow it."""
+    everywhere = replace(settings, target_modules=("all-linear",))
+    for changed, told in ((settings, option), (everywhere, f"{option} --target-modules all-linear")):
+        with contextlib.suppress(LessonkitError):
+            return Change(told, keeps, _predict(config, changed))
+    return None
+
+
+def _predict(config: PretrainedConfig, settings: Settings) -> MemoryPlan:
+    options = {name: value for name, value in asdict(settings).items() if name != "technique"}
+    return predict_memory(config, settings.technique, **options)
+
+
+def _possible(settings: Settings) -> Iterator[tuple[dict, str, bool]]:
+    if settings.batch_size > 1:
+        yield (
+            {"batch_size": 1},
+            f"--batch-size 1 (with gradient_accumulation_steps={settings.batch_size})",
+            True,
+        )
+    if not settings.gradient_checkpointing:
+        yield {"gradient_checkpointing": True}, "--gradient-checkpointing", True
+    if settings.technique == "full" and settings.optimizer.startswith("adamw"):
+        yield {"optimizer": "adamw_8bit"}, "--optimizer adamw_8bit", False
+    if settings.technique == "full":
+        yield {"technique": "lora"}, "--technique lora", False
+    if settings.technique in ("full", "lora"):
+        yield {"technique": "qlora"}, "--technique qlora", False
+    if settings.sequence_length > 256:
+        yield {"sequence_length": 256}, "--sequence-length 256", False

@@ -1,0 +1,375 @@
+"""Predict the peak memory of a training step before a weight is downloaded and without a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lessonkit.errors import HardwareError, ModelError, UnknownNameError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from lessonkit.memory_trace import Trace
+
+__all__ = ["OPTIMIZERS", "TECHNIQUES", "MemoryPlan", "Settings", "largest_batch", "load_config", "predict_memory"]
+
+TECHNIQUES = ("full", "lora", "qlora", "prompt", "adapters")
+#: ``adamw`` is ``torch.optim.AdamW`` as it runs by itself on a CPU, one parameter after another; the others are
+#: ``TrainingArguments(optim=...)`` names.
+OPTIMIZERS = ("adamw", "adamw_torch_fused", "adamw_8bit", "sgd")
+DEVICES = ("cpu", "cuda")
+DTYPES = ("bfloat16", "float16", "float32")
+ATTENTIONS = ("", "sdpa", "eager")  # the empty one: what transformers takes by itself
+#: A model of more layers than this is traced at two smaller depths, from which its own is extrapolated.
+TRACED_LAYERS, FEWEST_LAYERS = 8, 2
+LONGEST_PERIOD = 8
+#: What PyTorch's allocator reserves beyond the tensors alive: blocks are rounded up, and gaps between them stay.
+#: Six GPU runs published with PEFT's method comparison (results/memory-published.json) reserved 0.1 to 7.5 % more
+#: than the tensors predicted here; 2.5 % is their middle.
+ALLOCATOR_SHARE = 0.025
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training step is, but for the model: the arguments of ``predict_memory``, which explains them."""
+
+    technique: str = "full"
+    r: int = 8
+    target_modules: tuple[str, ...] = ()
+    num_virtual_tokens: int = 20
+    bottleneck: int = 64
+    placement: str = "pfeiffer"
+    double_quantization: bool = True
+    prepare_for_kbit_training: bool = False
+    batch_size: int = 1
+    sequence_length: int = 512
+    padding: bool = True
+    device: str = ""
+    dtype: str = "bfloat16"
+    mixed_precision: bool = False
+    gradient_checkpointing: bool = False
+    optimizer: str = "adamw"
+    attention: str = ""
+    task: str = ""
+    num_labels: int = 2
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The predicted peak of a training step.
+
+    peak_bytes: what the device must have room for. breakdown: the same by ``weights``, ``gradients``,
+    ``optimizer``, ``activations`` (made by the forward pass) and ``rest`` (made in passing by the backward
+    pass and the optimiser, and the batch), all as they are at the fullest moment, and ``allocator``.
+    peak_phase: when it is: ``forward``, ``backward-upper``, ``backward-lower`` or ``step``.
+    gradients_bytes, optimizer_bytes: what they take once complete; at the peak some may not be there yet.
+    trainable_parameters, total_parameters: counts; a 4-bit weight counts as one parameter.
+    settings: what was asked for.
+    """
+
+    peak_bytes: int
+    breakdown: Mapping[str, int]
+    peak_phase: str
+    gradients_bytes: int
+    optimizer_bytes: int
+    trainable_parameters: int
+    total_parameters: int
+    settings: Settings
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of all tensors alive at the peak: peak_bytes without the allocator's share."""
+        return self.peak_bytes - self.breakdown["allocator"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "live_bytes": self.live_bytes}
+
+
+def predict_memory(config: PretrainedConfig | str | Path, technique: str = "full", **options: Any) -> MemoryPlan:
+    """The peak memory of one training step, found by running it on fake tensors.
+
+    config: a transformers configuration, the path of a ``config.json`` or its folder, or an asset's name.
+    technique: ``full``, ``lora``, ``qlora`` (NF4), ``prompt`` (prompt tuning) or ``adapters`` (bottleneck).
+    options: any field of ``Settings``:
+      r, target_modules: of ``LoraConfig``, for lora and qlora; no modules means PEFT's own choice.
+      double_quantization, prepare_for_kbit_training: for qlora; the latter is PEFT's function of that name,
+      which turns what is not quantised to float32.
+      num_virtual_tokens: for prompt. bottleneck, placement: for adapters.
+      batch_size, sequence_length: rows and tokens of one step on the device; accumulation changes nothing.
+      padding: rows differ in length, so that attention has a mask to hold; False if they are equal or packed.
+      device: ``cpu`` or ``cuda``; left out, this machine's. A GPU's fused attention holds no attention
+      probabilities even where the model drops some out; the CPU's does.
+      dtype: of the weights. mixed_precision: the pass runs under bf16 autocast, as ``TrainingArguments(bf16=True)``.
+      gradient_checkpointing, optimizer: one of OPTIMIZERS. attention: ``sdpa``, ``eager``, or what transformers
+      takes by itself.
+      task, num_labels: ``causal-lm`` or ``sequence-classification``; left out, the configuration decides.
+    Raises UnknownNameError for a technique, optimiser, dtype or module that does not exist, HardwareError for a
+    size that makes no sense, ModelError for a configuration that cannot be read or built.
+    """
+    settings = _checked(Settings(technique=technique, **_known(options)))
+    config = load_config(config)
+    _check_length(config, settings)
+    return _plan(config, settings)
+
+
+def largest_batch(
+    config: PretrainedConfig | str | Path, limit_bytes: int, technique: str = "full", **options: Any
+) -> int:
+    """The most rows of ``sequence_length`` tokens whose predicted peak stays within ``limit_bytes``; 0 if none does.
+
+    Every phase's peak is a straight line in the batch size, so two predictions give them all.
+    """
+    settings = _checked(Settings(technique=technique, **_known(options)))
+    config = load_config(config)
+    _check_length(config, settings)
+    rows = settings.batch_size
+    some, double = (_traced(config, replace(settings, batch_size=count))[0] for count in (rows, 2 * rows))
+    room = limit_bytes / (1 + ALLOCATOR_SHARE)
+    fits = []
+    for phase, held in some.peaks.items():
+        each = (sum(double.peaks[phase].values()) - sum(held.values())) / rows  # bytes a further row takes
+        empty = sum(held.values()) - rows * each
+        if empty + each > room:
+            return 0
+        if each > 0:
+            fits.append(int((room - empty) / each))
+    return min(fits)
+
+
+def load_config(source: PretrainedConfig | str | Path) -> PretrainedConfig:
+    """A transformers configuration from itself, a ``config.json`` or its folder, or an asset's name.
+
+    Raises ModelError if the file is missing, is no JSON, or names no ``model_type`` that transformers knows;
+    UnknownNameError for a name that is neither an asset's nor a path.
+    """
+    from transformers import PretrainedConfig
+
+    if isinstance(source, PretrainedConfig):
+        return copy.deepcopy(source)
+    path = Path(source)
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.exists() and path.suffix != ".json" and len(path.parts) == 1:
+        from lessonkit.assets import asset, fetch
+
+        asset(str(source))  # tells what names there are
+        path = fetch(str(source)) / "config.json"
+    return copy.deepcopy(_read_config(path, _modified(path)))
+
+
+def _modified(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
+
+
+@functools.lru_cache(maxsize=16)
+def _read_config(path: Path, _modified_at: float) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    fix = "give the config.json of a transformers model, its folder, or the name of an asset (lessonkit fetch --list)"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kind = values.pop("model_type", None) if isinstance(values, dict) else None
+        if not isinstance(kind, str):
+            raise ValueError("it names no model_type")
+        config = AutoConfig.for_model(kind, **values)
+        if not hasattr(config, "num_hidden_layers"):  # of text and images: the language model in it
+            config = config.get_text_config()
+        depth = int(config.num_hidden_layers)
+    except Exception as error:  # not there, not JSON, or whatever the model's own configuration refuses
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelError(f"The configuration {path} cannot be used.", why=why, fix=fix) from error
+    if depth < 1:
+        raise ModelError(f"The configuration {path} has {depth} layers.", fix="num_hidden_layers must be 1 or more")
+    return config
+
+
+def _plan(config: PretrainedConfig, settings: Settings) -> MemoryPlan:
+    trace, counts = _traced(config, settings)
+    totals = {phase: sum(held.values()) for phase, held in trace.peaks.items()}
+    phase = max(totals, key=totals.get)
+    breakdown = {name: round(size) for name, size in trace.peaks[phase].items()}
+    breakdown["allocator"] = round(ALLOCATOR_SHARE * sum(breakdown.values()))
+    return MemoryPlan(
+        peak_bytes=sum(breakdown.values()),
+        breakdown=breakdown,
+        peak_phase=phase,
+        gradients_bytes=round(trace.complete["gradients"]),
+        optimizer_bytes=round(trace.complete["optimizer"]),
+        trainable_parameters=round(counts[0]),
+        total_parameters=round(counts[1]),
+        settings=settings,
+    )
+
+
+_CACHE: dict[tuple[str, Settings], tuple[Trace, tuple[float, float]]] = {}
+
+
+def _traced(config: PretrainedConfig, settings: Settings) -> tuple[Trace, tuple[float, float]]:
+    """As ``_trace``; what was traced once in this process is remembered."""
+    key = (config.to_json_string(use_diff=False), settings)
+    if key not in _CACHE:
+        _CACHE[key] = _trace(config, settings)
+    return _CACHE[key]
+
+
+def _trace(config: PretrainedConfig, settings: Settings) -> tuple[Trace, tuple[float, float]]:
+    """The step's trace and (trainable, total) parameters, at the configuration's depth.
+
+    The layers of a transformer are alike, or repeat with a short period, so each phase's peak is a straight line
+    in their number: a deep model is traced at two small depths, and its own is extrapolated. One whose layers do
+    not repeat is traced whole.
+    """
+    depth = config.num_hidden_layers
+    period = _period(config, settings) if depth > TRACED_LAYERS else None
+    if period is None:
+        return _trace_whole(config, settings)
+    low = depth % period + period * math.ceil(FEWEST_LAYERS / period)
+    high = low + period * math.ceil(2 / period)
+    (shallow, few), (deeper, more) = (_trace_whole(_with_depth(config, each), settings) for each in (low, high))
+    weight = (depth - low) / (high - low)
+    counts = tuple(small + weight * (large - small) for small, large in zip(few, more, strict=True))
+    return shallow.combine(deeper, weight), counts
+
+
+def _trace_whole(config: PretrainedConfig, settings: Settings) -> tuple[Trace, tuple[int, int]]:
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from lessonkit import memory_models
+    from lessonkit.memory_trace import trace_step
+
+    config = copy.deepcopy(config)
+    model = memory_models.build(config, settings)
+    counts = _count(model)
+    task = settings.task or memory_models.task_of(config)
+    told = memory_models.telling_what_fails(config, settings)
+    with told, memory_models.quiet(), FakeTensorMode(allow_non_fake_inputs=True):
+        memory_models.to_fake(model)
+        found = memory_models.layers_of(model)
+        middle = found[1][(len(found[1]) - 1) // 2] if found else None
+        trace = trace_step(
+            model,
+            memory_models.make_batch(task, settings),
+            lambda parameters: _optimizer(settings.optimizer, parameters),
+            mixed_precision=torch.bfloat16 if settings.mixed_precision else None,
+            middle=middle,
+        )
+    return trace, counts
+
+
+def _count(model: Any) -> tuple[int, int]:
+    trainable = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    packed = {id(m.weight): m.counted_parameters for m in model.modules() if hasattr(m, "counted_parameters")}
+    return trainable, sum(packed.get(id(each), each.numel()) for each in model.parameters())
+
+
+def _optimizer(name: str, parameters: list[Any]) -> Any:
+    import torch
+
+    if name == "adamw_8bit":
+        from lessonkit.memory_models import adamw_8bit
+
+        return adamw_8bit(parameters)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, foreach=False)
+    return torch.optim.AdamW(parameters, fused=name == "adamw_torch_fused", foreach=False)
+
+
+def _period(config: PretrainedConfig, settings: Settings) -> int | None:
+    """After how many layers their parameters' shapes repeat: 1 if all are alike, None if they do not.
+
+    The whole model is built for this on the meta device, which costs no memory.
+    """
+    from lessonkit.memory_models import build, layers_of
+
+    found = layers_of(build(copy.deepcopy(config), settings, plain=True))
+    if found is None:
+        return None
+    kinds = getattr(config, "layer_types", None) or [None] * len(found[1])
+    layers = [
+        (kind, [(name, each.shape) for name, each in layer.named_parameters()])
+        for kind, layer in zip(kinds, found[1], strict=True)
+    ]
+    for period in range(1, min(LONGEST_PERIOD, len(layers) // 2) + 1):
+        if layers[period:] == layers[:-period]:
+            return period
+    return None
+
+
+def _with_depth(config: PretrainedConfig, count: int) -> PretrainedConfig:
+    """The same architecture with fewer layers."""
+    shallow = copy.deepcopy(config)
+    depth = config.num_hidden_layers
+    for name, value in vars(config).items():
+        if isinstance(value, list) and len(value) == depth:  # layer_types and the like: one entry a layer
+            setattr(shallow, name, value[:count])
+    shallow.num_hidden_layers = count
+    return shallow
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+    fields = Settings.__dataclass_fields__
+    for name in options:
+        if name not in fields:
+            raise UnknownNameError("option", name, fields)
+    values = dict(options)
+    modules = values.get("target_modules")
+    if isinstance(modules, str):
+        values["target_modules"] = tuple(each.strip() for each in modules.split(",") if each.strip())
+    elif isinstance(modules, Iterable):
+        values["target_modules"] = tuple(modules)
+    elif modules is None:
+        values.pop("target_modules", None)
+    return values
+
+
+def _checked(settings: Settings) -> Settings:
+    for kind, name, choices in (
+        ("technique", settings.technique, TECHNIQUES),
+        ("optimizer", settings.optimizer, OPTIMIZERS),
+        ("dtype", settings.dtype, DTYPES),
+        ("attention", settings.attention, ATTENTIONS),
+        ("device", settings.device or "cpu", DEVICES),
+        ("task", settings.task or "causal-lm", ("causal-lm", "sequence-classification")),
+    ):
+        if name not in choices:
+            raise UnknownNameError(kind, str(name), choices)
+    problems = [
+        f"{name} is {getattr(settings, name)!r}"
+        for name in ("batch_size", "sequence_length", "r", "num_virtual_tokens", "bottleneck", "num_labels")
+        if not _positive(getattr(settings, name))
+    ]
+    if problems:
+        raise HardwareError(
+            f"A training step cannot have this size: {', '.join(problems)}.",
+            why="each must be a whole number of at least 1",
+            fix="for example --batch-size 4 --sequence-length 512",
+        )
+    return settings
+
+
+def _check_length(config: PretrainedConfig, settings: Settings) -> None:
+    limit = getattr(config, "max_position_embeddings", None)
+    virtual = settings.num_virtual_tokens if settings.technique == "prompt" else 0
+    if isinstance(limit, int) and settings.sequence_length + virtual > limit > 0:
+        raise ModelError(
+            f"{settings.sequence_length} tokens{f' and {virtual} virtual ones' if virtual else ''} are more than "
+            f"the {limit} positions that this model has.",
+            why="its configuration says max_position_embeddings",
+            fix=f"--sequence-length {max(1, limit - virtual)}, with truncation=True in the tokenizer",
+        )
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
