@@ -26,8 +26,8 @@ import torch
 from saving import save
 
 import lessonkit
-from lessonkit import safety
-from lessonkit.checkpoints import newest_checkpoint
+from lessonkit.training import safety
+from lessonkit.training.checkpoints import newest_checkpoint
 
 BATCH, KILLS, SEED = 8, 20, 7
 MODELS = {"minilm full": "minilm", "smollm2 lora": "smollm2"}

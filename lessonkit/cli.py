@@ -160,7 +160,7 @@ def plan(
     }
     import logging
 
-    from lessonkit.plan import make_report
+    from lessonkit.memory.plan import make_report
 
     # its note on a missing kernel, which nothing here runs
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

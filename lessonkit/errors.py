@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "AdapterError",
     "AssetError",
     "CurriculumError",
     "DataError",
@@ -96,6 +97,10 @@ class DataError(LessonkitError, ValueError):
 
 class ModelError(LessonkitError, OSError):
     """A model's files cannot be loaded."""
+
+
+class AdapterError(LessonkitError, ValueError):
+    """An adapter cannot be made, switched, removed or loaded as asked."""
 
 
 class TrainingError(LessonkitError, RuntimeError):

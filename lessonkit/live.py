@@ -22,7 +22,9 @@ def in_notebook() -> bool:
     except ImportError:
         return False
     shell = get_ipython()
-    return shell is not None and shell.__class__.__name__ == "ZMQInteractiveShell"
+    return any(
+        each.__name__ == "ZMQInteractiveShell" for each in type(shell).__mro__
+    )  # Colab's is made from it
 
 
 class LiveLine:

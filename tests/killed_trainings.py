@@ -18,8 +18,7 @@ from pathlib import Path
 from small_trainer import make_trainer, weights
 from transformers import TrainerCallback
 
-from lessonkit import safety
-from lessonkit.training import run
+from lessonkit.training import run, safety
 
 OPTIONS = {
     "num_train_epochs": 3,

@@ -8,8 +8,8 @@ import pickle
 
 import pytest
 
-from lessonkit.arguments import Arguments, model_arguments, training_arguments
 from lessonkit.hardware import GIB, Hardware, detect_hardware
+from lessonkit.training.arguments import Arguments, model_arguments, training_arguments
 
 
 def machine(device: str, dtype: str, capability: tuple[int, int] | None = None) -> Hardware:

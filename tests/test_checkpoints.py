@@ -24,10 +24,9 @@ from small_trainer import (
 )
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from lessonkit import safety
-from lessonkit.checkpoints import mark_begun, mark_complete, newest_checkpoint
 from lessonkit.errors import TrainingError
-from lessonkit.training import run
+from lessonkit.training import run, safety
+from lessonkit.training.checkpoints import mark_begun, mark_complete, newest_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS: dict[str, Any] = {

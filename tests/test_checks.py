@@ -34,11 +34,10 @@ from transformers import (
 )
 from transformers import RobertaForSequenceClassification as Roberta
 
-from lessonkit import safety
-from lessonkit.checks import check, problems_of
-from lessonkit.dataset_checks import scan
 from lessonkit.errors import DataError, LessonkitError, TrainingError
-from lessonkit.training import run
+from lessonkit.training import run, safety
+from lessonkit.training.checks import check, problems_of
+from lessonkit.training.dataset_checks import scan
 
 
 def picky(rows: list[dict]) -> dict:
@@ -567,7 +566,7 @@ def test_an_infinite_input_is_named(tmp_path: Path):
 def test_a_checkpoint_from_before_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool):
     from safetensors.torch import load_file
 
-    from lessonkit.watch import LossWatch
+    from lessonkit.training.watch import LossWatch
 
     monkeypatch.setattr(LossWatch, "_at_once", lambda self: at_once)
     monkeypatch.setattr(safety, "SHARE_OF_TIME", 1e9)
@@ -579,7 +578,7 @@ def test_a_checkpoint_from_before_remains(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_on_a_gpu_it_is_not_looked_at_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Looking makes Python wait for a GPU; but nothing is missed, and no checkpoint holds NaN."""
-    from lessonkit.watch import LossWatch
+    from lessonkit.training.watch import LossWatch
 
     monkeypatch.setattr(LossWatch, "_at_once", lambda self: False)
     monkeypatch.setattr(safety, "SHARE_OF_TIME", 1e-9)
@@ -591,7 +590,7 @@ def test_on_a_gpu_it_is_not_looked_at_at_every_step(tmp_path: Path, monkeypatch:
 
 def test_a_scalers_skipped_steps_are_no_errors(tmp_path: Path):
     """With fp16, a gradient that overflows is skipped by design; many in a row are told."""
-    from lessonkit.watch import LossWatch
+    from lessonkit.training.watch import LossWatch
 
     class Scaled(LossWatch):
         def _scaled(self) -> bool:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_trainer import VOCABULARY, causal_model, close, lora_model, make_trainer, weights
 
-from lessonkit.collators import CausalLMCollator
 from lessonkit.errors import DataError
+from lessonkit.training.collators import CausalLMCollator
 
 ROWS = 12
 

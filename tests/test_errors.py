@@ -10,6 +10,7 @@ from lessonkit import errors
 from lessonkit.errors import AssetError, CurriculumError, LessonkitError, UnknownNameError, nearest
 
 BUILT_IN = {
+    "AdapterError": ValueError,
     "AssetError": OSError,
     "CurriculumError": ValueError,
     "DataError": ValueError,

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from lessonkit import fit_outlook, fit_panel, memory, plots
+from lessonkit import memory, plots
 from lessonkit.errors import DataError, HardwareError, LessonkitError, ModelError, UnknownNameError
-from lessonkit.fit_outlook import Outlook, memory_bars
 from lessonkit.memory import TECHNIQUES, Settings, predict_memory
+from lessonkit.memory import outlook as fit_outlook
+from lessonkit.memory import panel as fit_panel
+from lessonkit.memory.outlook import Outlook, memory_bars
 
 MIB = 2**20
 VIEW = "application/vnd.jupyter.widget-view+json"

@@ -217,9 +217,11 @@ def test_double_quantisation_saves_what_the_paper_says():
     tables = 3 * 7 * (256 * 4 + 4)  # a table of 256 values and one offset for each of the 7 linear layers
     saved = plans[0].breakdown["weights"] - plans[1].breakdown["weights"] + tables
     assert 8 * saved / quantised == pytest.approx(0.5 - 0.127, abs=0.001)
-    assert plans[0].total_parameters == plans[1].total_parameters == predict_memory(
-        config(wide), "lora", target_modules="q_proj", sequence_length=32
-    ).total_parameters
+    assert (
+        plans[0].total_parameters
+        == plans[1].total_parameters
+        == predict_memory(config(wide), "lora", target_modules="q_proj", sequence_length=32).total_parameters
+    )
 
 
 def test_more_takes_more_and_less_takes_less():
@@ -239,8 +241,12 @@ def test_more_takes_more_and_less_takes_less():
     assert peak("prompt", num_virtual_tokens=60) > peak("prompt", num_virtual_tokens=5)
     assert peak("adapters", bottleneck=32) > peak("adapters", bottleneck=4)
     assert peak("adapters", placement="houlsby") > peak("adapters")
-    optimizers = {name: peak("full", optimizer=name, batch_size=1, sequence_length=8) for name in memory.OPTIMIZERS}
-    assert optimizers["adamw"] > optimizers["adamw_torch_fused"] > optimizers["adamw_8bit"] > optimizers["sgd"]
+    optimizers = {
+        name: peak("full", optimizer=name, batch_size=1, sequence_length=8) for name in memory.OPTIMIZERS
+    }
+    assert (
+        optimizers["adamw"] > optimizers["adamw_torch_fused"] > optimizers["adamw_8bit"] > optimizers["sgd"]
+    )
 
 
 def test_a_gpu_holds_no_attention_probabilities():
@@ -264,7 +270,10 @@ def test_largest_batch_is_the_last_that_fits(technique):
 
 def test_the_same_from_a_file_a_folder_and_an_object(tmp_path):
     path = file_of(tmp_path, LLAMA)
-    peaks = {predict_memory(source, sequence_length=64).peak_bytes for source in (path, str(tmp_path), config(LLAMA))}
+    peaks = {
+        predict_memory(source, sequence_length=64).peak_bytes
+        for source in (path, str(tmp_path), config(LLAMA))
+    }
     assert len(peaks) == 1
 
 
@@ -344,7 +353,15 @@ def test_what_makes_no_sense_is_told(options, kind, says):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"model_type": "lama"}', '{"model_type": 3}', '{"model_type": "llama", "hidden_size": "x"}'],
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"model_type": "lama"}',
+        '{"model_type": 3}',
+        '{"model_type": "llama", "hidden_size": "x"}',
+    ],
 )
 def test_a_configuration_that_is_none_is_told(tmp_path, text):
     path = tmp_path / "config.json"
@@ -378,4 +395,9 @@ def test_no_target_modules_for_a_model_that_peft_does_not_know():
     }
     with pytest.raises(ModelError, match="qkv_proj"):
         predict_memory(config(unknown), "lora", sequence_length=32)
-    assert predict_memory(config(unknown), "lora", target_modules="qkv_proj", sequence_length=32).trainable_parameters > 0
+    assert (
+        predict_memory(
+            config(unknown), "lora", target_modules="qkv_proj", sequence_length=32
+        ).trainable_parameters
+        > 0
+    )

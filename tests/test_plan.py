@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from lessonkit import cli, plan
-from lessonkit.gpus import CONTEXT_BYTES, GPUS, advice, room_bytes
+from lessonkit import cli
 from lessonkit.hardware import GIB, Hardware, format_bytes
-from lessonkit.memory import Settings, load_config, predict_memory
-from lessonkit.plan import make_report
+from lessonkit.memory import Settings, load_config, plan, predict_memory
+from lessonkit.memory.gpus import CONTEXT_BYTES, GPUS, advice, room_bytes
+from lessonkit.memory.plan import make_report
 
 LLAMA = {
     "model_type": "llama",

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from small_trainer import causal_rows, close, labelled_rows, make_trainer, pad, weights
 from transformers import Trainer, TrainerCallback
 
-from lessonkit.batches import batch_rows, split_batch
 from lessonkit.errors import TrainingError
-from lessonkit.survival import is_out_of_memory
+from lessonkit.hardware.shortage import is_out_of_memory
 from lessonkit.training import run
+from lessonkit.training.batches import batch_rows, split_batch
 
 STEPS = 6  # 22 rows, 4 a step: the last step has 2
 
@@ -245,7 +245,7 @@ def test_an_optimiser_of_unknown_make_is_not_trusted(tmp_path: Path):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_real_step_leaves_a_trace(fused: bool):
-    from lessonkit.survival import _OptimizerState
+    from lessonkit.training.survival import _OptimizerState
 
     weight = torch.nn.Parameter(torch.ones(4))
     optimizer = torch.optim.AdamW([weight], fused=fused)

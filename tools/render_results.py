@@ -80,6 +80,28 @@ def memory_published(measured: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def survival(measured: dict[str, Any]) -> Iterator[str]:
+    """Disturbed trainings, and whether they ended as undisturbed ones do."""
+    yield "| disturbed trainings | number | ended with all steps | weights as undisturbed |"
+    yield "|---|---|---|---|"
+    for row in measured["rows"]:
+        if "time_ratio" in row:
+            continue
+        if "largest_weight_difference" in row:
+            same = f"largest difference {row['largest_weight_difference']:.1e}"
+        else:
+            same = f"{row['same_weights']} bit for bit"
+        yield f"| {row['name']} | {row['runs']} | {row['survived']} | {same} |"
+    yield ""
+    for row in measured["rows"]:
+        if "time_ratio" in row:
+            yield (
+                f"{row['name']}: {100 * (row['time_ratio'] - 1):+.1f} % of the time, median of {row['runs']} "
+                "alternating rounds."
+            )
+    yield _measured_on(measured)
+
+
 def speed(measured: dict[str, Any]) -> Iterator[str]:
     """Tokens a second of the same training, three ways."""
     ways = {
@@ -113,6 +135,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "memory-foresight": memory_foresight,
     "memory-published": memory_published,
     "speed": speed,
+    "survival": survival,
+    "speed-without-bf16": speed,
 }
 
 

@@ -39,8 +39,8 @@ from typing import TYPE_CHECKING
 
 from lessonkit.adapters.config import AdapterConfig, check_fit, check_name, make_config
 from lessonkit.adapters.files import read_adapter, write_adapter
-from lessonkit.adapters.places import AdapterError, check_module, find_places, head_modules
-from lessonkit.errors import UnknownNameError
+from lessonkit.adapters.places import check_module, find_places, head_modules
+from lessonkit.errors import AdapterError, UnknownNameError
 from lessonkit.hardware import versions
 
 if TYPE_CHECKING:

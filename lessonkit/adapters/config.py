@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lessonkit.adapters.layers import INITS, NONLINEARITIES
-from lessonkit.adapters.places import KINDS, AdapterError, Place
-from lessonkit.errors import UnknownNameError
+from lessonkit.adapters.places import KINDS, Place
+from lessonkit.errors import AdapterError, UnknownNameError
 
 __all__ = ["PLACEMENTS", "AdapterConfig", "check_fit", "check_name", "make_config"]
 

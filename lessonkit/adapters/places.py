@@ -26,12 +26,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lessonkit.errors import LessonkitError
+from lessonkit.errors import AdapterError
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["KINDS", "AdapterError", "Place", "check_model", "check_module", "find_places", "head_modules"]
+__all__ = ["KINDS", "Place", "check_model", "check_module", "find_places", "head_modules"]
 
 KINDS = ("attention", "feed_forward")
 
@@ -62,10 +62,6 @@ ATTENTION_NAMES = ("attn", "attention")
 FEED_FORWARD_NAMES = ("mlp", "ffn", "ff", "feed_forward", "feedforward")
 #: Models whose head is made afresh for a task and so has to be trained.
 HEADED = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering")
-
-
-class AdapterError(LessonkitError, ValueError):
-    """An adapter cannot be made, switched, removed or loaded as asked."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lessonkit.errors import DataError, TrainingError
 from lessonkit.evaluation.token_texts import TokenText
+from lessonkit.hardware.shortage import is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ def text_losses(model: torch.nn.Module, texts: list[TokenText], batch_size: int)
             try:
                 losses[numbers], vocabulary = _batch_losses(model, [texts[n] for n in numbers])
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(numbers) == 1:
                     raise _too_little_memory(numbers[0], texts[numbers[0]], error) from None
@@ -120,12 +121,6 @@ def _embeddings(model: torch.nn.Module) -> torch.nn.Module | None:
         return model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         return None  # a module that is not transformers' own
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _too_little_memory(number: int, text: TokenText, error: RuntimeError) -> TrainingError:

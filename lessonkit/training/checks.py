@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lessonkit.column_checks import (
+from lessonkit.errors import LessonkitError, TrainingError
+from lessonkit.training.column_checks import (
     LABELS,
     VOCABULARY_TASKS,
     Problem,
@@ -18,8 +19,7 @@ from lessonkit.column_checks import (
     column_problems,
     remarks_on,
 )
-from lessonkit.dataset_checks import column_names, scan
-from lessonkit.errors import LessonkitError, TrainingError
+from lessonkit.training.dataset_checks import column_names, scan
 
 if TYPE_CHECKING:
     import torch

@@ -8,50 +8,21 @@ activations shrinks. Nothing is restarted.
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lessonkit.batches import batch_rows, loss_adds_up, split_batch
-from lessonkit.errors import LessonkitError, TrainingError
-from lessonkit.patching import wrapped
+from lessonkit.errors import TrainingError
+from lessonkit.hardware.shortage import is_out_of_memory, release_memory
+from lessonkit.training.batches import batch_rows, loss_adds_up, split_batch
+from lessonkit.training.patching import wrapped
 
 if TYPE_CHECKING:
     import torch
     from transformers import Trainer
 
-__all__ = ["MemoryGuard", "is_out_of_memory", "release_memory"]
+__all__ = ["MemoryGuard"]
 
-SIGNS = (  # as CUDA, MPS and the CPU's allocator on Linux, macOS and Windows say it
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "cublas_status_alloc_failed",
-)
 FAILED = object()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a GPU or on the CPU; any other RuntimeError is not."""
-    import torch
-
-    if isinstance(error, LessonkitError):  # ours, and already in plain words
-        return False
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
-
-
-def release_memory() -> None:
-    """Give back what nothing refers to any more, to the GPU as well."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    elif torch.backends.mps.is_available():
-        torch.mps.empty_cache()
 
 
 class MemoryGuard:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lessonkit.dataset_checks import Column
+from lessonkit.training.dataset_checks import Column
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lessonkit.checkpoints import (
+from lessonkit.training.checkpoints import (
     fingerprint,
     mark_begun,
     mark_complete,
     remove_safety_checkpoints,
     safety_checkpoints,
 )
-from lessonkit.patching import replaced, wrapped
+from lessonkit.training.patching import replaced, wrapped
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from lessonkit import plots
 from lessonkit.errors import LessonkitError
-from lessonkit.gpus import CONTEXT_BYTES, GPUS, Change, advice
 from lessonkit.hardware import GIB, format_bytes
 from lessonkit.memory import TECHNIQUES, MemoryPlan, Settings, largest_batch, predict_memory
+from lessonkit.memory.gpus import CONTEXT_BYTES, GPUS, Change, advice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

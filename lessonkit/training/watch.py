@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lessonkit.errors import TrainingError
-from lessonkit.patching import wrapped
+from lessonkit.training.patching import wrapped
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     from lessonkit.memory import Settings
 
-__all__ = ["adamw_8bit", "build", "layers_of", "make_batch", "quiet", "task_of", "telling_what_fails", "to_fake"]
+__all__ = [
+    "adamw_8bit",
+    "build",
+    "layers_of",
+    "make_batch",
+    "quiet",
+    "task_of",
+    "telling_what_fails",
+    "to_fake",
+]
 
 #: Blocks of 64 weights share one scale; with double quantisation 256 scales share one (Dettmers et al. 2023,
 #: "QLoRA", section 3: 0.5 bits a parameter become 0.127).
@@ -102,7 +111,9 @@ def layers_of(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
     found = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and next(module.parameters(), None) is not None
+        if isinstance(module, nn.ModuleList)
+        and len(module) == count
+        and next(module.parameters(), None) is not None
     ]
     big = [each for each in found if sum(it.numel() for it in each[1][0].parameters()) > 0]
     return max(big, key=lambda each: sum(it.numel() for it in each[1].parameters()), default=None)
@@ -113,7 +124,9 @@ def make_batch(task: str, settings: Settings) -> dict[str, Any]:
     import torch
 
     ids = torch.zeros(settings.batch_size, settings.sequence_length, dtype=torch.long)
-    labels = torch.zeros_like(ids) if task == "causal-lm" else torch.zeros(settings.batch_size, dtype=torch.long)
+    labels = (
+        torch.zeros_like(ids) if task == "causal-lm" else torch.zeros(settings.batch_size, dtype=torch.long)
+    )
     batch = {"input_ids": ids, "labels": labels}
     return batch | ({"attention_mask": torch.ones_like(ids)} if settings.padding else {})
 
@@ -239,7 +252,9 @@ def _linear4bit() -> type[nn.Module]:
             self.shape, self.bias = tuple(old.weight.shape), old.bias
             count = old.weight.numel()
             blocks = math.ceil(count / BLOCK)
-            self.weight = nn.Parameter(torch.empty(math.ceil(count / 2), 1, dtype=torch.uint8), requires_grad=False)
+            self.weight = nn.Parameter(
+                torch.empty(math.ceil(count / 2), 1, dtype=torch.uint8), requires_grad=False
+            )
             scales = {"absmax": torch.empty(blocks, dtype=torch.uint8 if double else torch.float32)}
             scales["code"] = torch.empty(16)
             if double:
@@ -292,8 +307,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         traces.setLevel(level)
-
-
 
 
 def adamw_8bit(parameters: list[torch.Tensor]) -> Any:

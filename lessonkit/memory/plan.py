@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lessonkit.gpus import CONTEXT_BYTES, GPUS, Change, advice, room_bytes
 from lessonkit.hardware import GIB, Hardware, detect_hardware, format_bytes
 from lessonkit.memory import MemoryPlan, largest_batch, load_config, predict_memory
+from lessonkit.memory.gpus import CONTEXT_BYTES, GPUS, Change, advice, room_bytes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

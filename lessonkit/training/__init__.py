@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lessonkit.checkpoints import Checkpoint, resume_point
-from lessonkit.checks import check
 from lessonkit.hardware import format_bytes
 from lessonkit.live import LiveLine
-from lessonkit.patching import as_callback
-from lessonkit.safety import SafetyNet
-from lessonkit.survival import MemoryGuard
-from lessonkit.watch import LossWatch
+from lessonkit.training.checkpoints import Checkpoint, resume_point
+from lessonkit.training.checks import check
+from lessonkit.training.patching import as_callback
+from lessonkit.training.safety import SafetyNet
+from lessonkit.training.survival import MemoryGuard
+from lessonkit.training.watch import LossWatch
 
 if TYPE_CHECKING:
     from transformers import Trainer

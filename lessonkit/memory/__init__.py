@@ -17,9 +17,17 @@ from lessonkit.errors import HardwareError, ModelError, UnknownNameError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from lessonkit.memory_trace import Trace
+    from lessonkit.memory.trace import Trace
 
-__all__ = ["OPTIMIZERS", "TECHNIQUES", "MemoryPlan", "Settings", "largest_batch", "load_config", "predict_memory"]
+__all__ = [
+    "OPTIMIZERS",
+    "TECHNIQUES",
+    "MemoryPlan",
+    "Settings",
+    "largest_batch",
+    "load_config",
+    "predict_memory",
+]
 
 TECHNIQUES = ("full", "lora", "qlora", "prompt", "adapters")
 #: ``adamw`` is ``torch.optim.AdamW`` as it runs by itself on a CPU, one parameter after another; the others are
@@ -94,7 +102,9 @@ class MemoryPlan:
         return {**asdict(self), "live_bytes": self.live_bytes}
 
 
-def predict_memory(config: PretrainedConfig | str | Path, technique: str = "full", **options: Any) -> MemoryPlan:
+def predict_memory(
+    config: PretrainedConfig | str | Path, technique: str = "full", **options: Any
+) -> MemoryPlan:
     """The peak memory of one training step, found by running it on fake tensors.
 
     config: a transformers configuration, the path of a ``config.json`` or its folder, or an asset's name.
@@ -190,7 +200,9 @@ def _read_config(path: Path, _modified_at: float) -> PretrainedConfig:
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ModelError(f"The configuration {path} cannot be used.", why=why, fix=fix) from error
     if depth < 1:
-        raise ModelError(f"The configuration {path} has {depth} layers.", fix="num_hidden_layers must be 1 or more")
+        raise ModelError(
+            f"The configuration {path} has {depth} layers.", fix="num_hidden_layers must be 1 or more"
+        )
     return config
 
 
@@ -236,7 +248,9 @@ def _trace(config: PretrainedConfig, settings: Settings) -> tuple[Trace, tuple[f
         return _trace_whole(config, settings)
     low = depth % period + period * math.ceil(FEWEST_LAYERS / period)
     high = low + period * math.ceil(2 / period)
-    (shallow, few), (deeper, more) = (_trace_whole(_with_depth(config, each), settings) for each in (low, high))
+    (shallow, few), (deeper, more) = (
+        _trace_whole(_with_depth(config, each), settings) for each in (low, high)
+    )
     weight = (depth - low) / (high - low)
     counts = tuple(small + weight * (large - small) for small, large in zip(few, more, strict=True))
     return shallow.combine(deeper, weight), counts
@@ -246,8 +260,8 @@ def _trace_whole(config: PretrainedConfig, settings: Settings) -> tuple[Trace, t
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from lessonkit import memory_models
-    from lessonkit.memory_trace import trace_step
+    from lessonkit.memory import models as memory_models
+    from lessonkit.memory.trace import trace_step
 
     config = copy.deepcopy(config)
     model = memory_models.build(config, settings)
@@ -278,7 +292,7 @@ def _optimizer(name: str, parameters: list[Any]) -> Any:
     import torch
 
     if name == "adamw_8bit":
-        from lessonkit.memory_models import adamw_8bit
+        from lessonkit.memory.models import adamw_8bit
 
         return adamw_8bit(parameters)
     if name == "sgd":
@@ -291,7 +305,7 @@ def _period(config: PretrainedConfig, settings: Settings) -> int | None:
 
     The whole model is built for this on the meta device, which costs no memory.
     """
-    from lessonkit.memory_models import build, layers_of
+    from lessonkit.memory.models import build, layers_of
 
     found = layers_of(build(copy.deepcopy(config), settings, plain=True))
     if found is None:

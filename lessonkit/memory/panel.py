@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonkit.errors import HardwareError, LessonkitError, UnknownNameError
-from lessonkit.fit_outlook import Outlook, foresee, png
-from lessonkit.gpus import room_bytes
 from lessonkit.hardware import detect_hardware
 from lessonkit.live import in_notebook
 from lessonkit.memory import TECHNIQUES, Settings, load_config, predict_memory
+from lessonkit.memory.gpus import room_bytes
+from lessonkit.memory.outlook import Outlook, foresee, png
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -244,7 +244,9 @@ class FitPanel:
         image = base64.b64encode(png(outlook)).decode("ascii")
         told = html.escape("; ".join(f"{name} {outlook.verdict(name)}" for name in outlook.plans))
         source = f"data:image/png;base64,{image}"
-        self._picture.value = f'<img alt="Memory by technique: {told}" style="max-width: 100%" src="{source}">'
+        self._picture.value = (
+            f'<img alt="Memory by technique: {told}" style="max-width: 100%" src="{source}">'
+        )
 
 
 def _powers(first: int, last: int, value: int) -> list[int]:
