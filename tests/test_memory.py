@@ -401,3 +401,31 @@ def test_no_target_modules_for_a_model_that_peft_does_not_know():
         ).trainable_parameters
         > 0
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("technique", ["full", "lora"])
+def test_on_a_gpu_the_prediction_is_what_was_allocated(technique):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU here")
+    big = config(LLAMA, hidden_size=512, intermediate_size=1408, num_attention_heads=8, num_hidden_layers=4)
+    options = {"batch_size": 8, "sequence_length": 128, "target_modules": "q_proj,v_proj", "device": "cuda"}
+    plan = predict_memory(big, technique, optimizer="adamw_torch_fused", **options)
+    model = AutoModelForCausalLM.from_config(big, dtype=torch.bfloat16).cuda().train()
+    if technique == "lora":
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"]))
+    model.config.use_cache = False
+    ids = torch.randint(1, 400, (8, 128), device="cuda")
+    mask = torch.ones_like(ids)
+    mask[0, -3:] = 0
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], fused=True)
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        model(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert plan.live_bytes == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
