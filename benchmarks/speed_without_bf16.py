@@ -9,7 +9,7 @@ import os
 
 os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # read when torch is first used
 
-from speed import measure_all
+from speed import full_task, lora_task, measure_all
 
 if __name__ == "__main__":
-    measure_all("speed-without-bf16")
+    measure_all("speed-without-bf16", lora_task(12, 48), full_task(24, 96))

@@ -123,9 +123,9 @@ def speed(measured: dict[str, Any]) -> Iterator[str]:
         )
     yield ""
     yield (
-        f"{measured['task']}, texts of at most {measured['max_length']} tokens, batch {measured['batch_size']}, the same "
-        f"texts and steps each way; median of {measured['rounds']} alternating rounds, each with its own seed; loss on "
-        f"held-out texts, mean and standard deviation. {_measured_on(measured)}"
+        f"{measured['task']}, batch {measured['batch_size']}, the same texts and steps each way; median of "
+        f"{measured['rounds']} alternating rounds, each with its own seed; loss on held-out texts, mean and standard "
+        f"deviation. {_measured_on(measured)}"
     )
 
 

@@ -225,6 +225,7 @@ def _plan(config: PretrainedConfig, settings: Settings) -> MemoryPlan:
 
 
 _CACHE: dict[tuple[str, Settings], tuple[Trace, tuple[float, float]]] = {}
+_PERIODS: dict[str, int | None] = {}
 
 
 def _traced(config: PretrainedConfig, settings: Settings) -> tuple[Trace, tuple[float, float]]:
@@ -243,7 +244,10 @@ def _trace(config: PretrainedConfig, settings: Settings) -> tuple[Trace, tuple[f
     not repeat is traced whole.
     """
     depth = config.num_hidden_layers
-    period = _period(config, settings) if depth > TRACED_LAYERS else None
+    key = config.to_json_string(use_diff=False)
+    if depth > TRACED_LAYERS and key not in _PERIODS:
+        _PERIODS[key] = _period(config, settings)
+    period = _PERIODS.get(key) if depth > TRACED_LAYERS else None
     if period is None:
         return _trace_whole(config, settings)
     low = depth % period + period * math.ceil(FEWEST_LAYERS / period)
