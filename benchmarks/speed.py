@@ -1,7 +1,8 @@
 """Tokens a second of the same training, three ways, and the share of this machine's matrix speed that is used.
 
-(a) `Trainer` at its default arguments, (b) a plain fp32 PyTorch loop, (c) the lessons' way: `Trainer` with what
+(a) `Trainer` at its default arguments, (b) a plain fp32 PyTorch loop, (c) the lessons' arguments: `Trainer` with what
 `lessonkit.training_arguments()` and `lessonkit.model_arguments()` suggest, and logits only where there are labels.
+All three without `lessonkit.run`, whose guards and checkpoints are measured in `survival.py`.
 Model, texts, labels, number of steps and batch size are the same. The ways alternate; every round has its own seed.
 
 python benchmarks/speed.py [--rounds 5]
@@ -133,7 +134,7 @@ def default_trainer(task: Task, seed: int) -> tuple[float, torch.nn.Module]:
 
 
 def quick_trainer(task: Task, seed: int) -> tuple[float, torch.nn.Module]:
-    """(c) Seconds of the lessons' way, and the trained model."""
+    """(c) Seconds with the lessons' arguments, and the trained model."""
     set_seed(seed)
     return _trainer(task, task.model(True), task.quick_collator, seed, lessonkit.training_arguments())
 
@@ -201,13 +202,13 @@ def matrix_peak(dtype: torch.dtype, size: int = 2048, repeats: int = 8) -> float
 
 
 def operations(task: Task) -> int:
-    """Floating-point operations of one quick pass over the texts: forward and backward, padding of like length."""
+    """Floating-point operations of one quick pass: forward and backward, texts of like length in a batch."""
     rows = sorted(task.train, key=lambda row: len(row["input_ids"]))
     model, total = task.model(True).train(), 0
-    for first in range(0, len(rows), BATCH * 8):  # each eighth batch stands for its neighbours of like length
+    for first in range(0, len(rows), BATCH):
         with FlopCounterMode(display=False) as counted:
             model(**task.quick_collator(rows[first : first + BATCH])).loss.backward()
-        total += counted.get_total_flops() * 8
+        total += counted.get_total_flops()
     return total
 
 

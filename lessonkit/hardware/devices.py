@@ -131,7 +131,7 @@ def _cuda_facts(torch: Any, gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -
     dtype, why = _rocm_dtype(torch) if _rocm(torch) else _cuda_dtype(first)
     device = f"PyTorch sees {len(gpus)} {_kind(torch)} GPU{'s' if len(gpus) > 1 else ''}"
     if len(gpus) > 1:
-        device += f"; number 0 is used, the others are not; to use number 1: {_choose(gpus[1], environ)}"
+        device += f"; a Trainer shares each batch among them; for number 0 alone: {_choose(gpus[0], environ)}"
     return {
         "device": "cuda",
         "device_name": first.name,

@@ -30,8 +30,9 @@ __all__ = [
 ]
 
 TECHNIQUES = ("full", "lora", "qlora", "prompt", "adapters")
-#: ``adamw`` is ``torch.optim.AdamW`` as it runs by itself on a CPU, one parameter after another; the others are
-#: ``TrainingArguments(optim=...)`` names.
+#: ``adamw`` is ``torch.optim.AdamW`` as it runs by itself: on a CPU one parameter after another, on a GPU all at
+#: once ("foreach"), with a copy of the trained weights in passing. The others are, or begin, names of
+#: ``TrainingArguments(optim=...)``; ``adamw_torch_fused`` is the Trainer's own choice.
 OPTIMIZERS = ("adamw", "adamw_torch_fused", "adamw_8bit", "sgd")
 DEVICES = ("cpu", "cuda")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -40,8 +41,8 @@ ATTENTIONS = ("", "sdpa", "eager")  # the empty one: what transformers takes by 
 TRACED_LAYERS, FEWEST_LAYERS = 8, 2
 LONGEST_PERIOD = 8
 #: What PyTorch's allocator reserves beyond the tensors alive: blocks are rounded up, and gaps between them stay.
-#: Six GPU runs published with PEFT's method comparison (results/memory-published.json) reserved 0.1 to 7.5 % more
-#: than the tensors predicted here; 2.5 % is their middle.
+#: Six published GPU runs (results/memory-published.json) reserved 0.1 to 7.5 % more than the tensors predicted here;
+#: 2.5 % is about their middle.
 ALLOCATOR_SHARE = 0.025
 
 
@@ -111,14 +112,16 @@ def predict_memory(
     technique: ``full``, ``lora``, ``qlora`` (NF4), ``prompt`` (prompt tuning) or ``adapters`` (bottleneck).
     options: any field of ``Settings``:
       r, target_modules: of ``LoraConfig``, for lora and qlora; no modules means PEFT's own choice.
-      double_quantization, prepare_for_kbit_training: for qlora; the latter is PEFT's function of that name,
-      which turns what is not quantised to float32.
+      double_quantization, prepare_for_kbit_training: for qlora; the latter is PEFT's
+      ``prepare_model_for_kbit_training(use_gradient_checkpointing=False)``, which turns what is not quantised to
+      float32 (its default also needs gradient_checkpointing=True here).
       num_virtual_tokens: for prompt. bottleneck, placement: for adapters.
       batch_size, sequence_length: rows and tokens of one step on the device; accumulation changes nothing.
       padding: rows differ in length, so that attention has a mask to hold; False if they are equal or packed.
       device: ``cpu`` or ``cuda``; left out, this machine's. A GPU's fused attention holds no attention
       probabilities even where the model drops some out; the CPU's does.
-      dtype: of the weights. mixed_precision: the pass runs under bf16 autocast, as ``TrainingArguments(bf16=True)``.
+      dtype: of the weights. mixed_precision: the pass runs under bf16 autocast, as ``TrainingArguments(bf16=True)``;
+      traced with the CPU's autocast (a GPU's keeps norms and softmax in float32, so there it is somewhat low).
       gradient_checkpointing, optimizer: one of OPTIMIZERS. attention: ``sdpa``, ``eager``, or what transformers
       takes by itself.
       task, num_labels: ``causal-lm`` or ``sequence-classification``; left out, the configuration decides.
@@ -136,18 +139,46 @@ def largest_batch(
 ) -> int:
     """The most rows of ``sequence_length`` tokens whose predicted peak stays within ``limit_bytes``; 0 if none does.
 
-    Every phase's peak is a straight line in the batch size, so two predictions give them all.
+    Each phase's peak is a straight line in the batch size, or a few of them joined, steeper and steeper: two
+    predictions give it, and further ones where there is a bend (then it may be a row or two less than the most).
     """
     settings = _checked(Settings(technique=technique, **_known(options)))
     config = load_config(config)
     _check_length(config, settings)
-    rows = settings.batch_size
-    some, double = (_traced(config, replace(settings, batch_size=count))[0] for count in (rows, 2 * rows))
     room = limit_bytes / (1 + ALLOCATOR_SHARE)
+
+    def within(few: int, many: int) -> int:
+        return _rows_within(config, settings, few, many, room)
+
+    def fits(rows: int) -> bool:
+        return rows == 0 or _plan(config, replace(settings, batch_size=rows)).live_bytes <= room
+
+    few, many = settings.batch_size, 2 * settings.batch_size
+    rows = within(few, many)
+    if rows in (0, many):
+        return rows
+    if few <= rows < many:
+        most, too_many = rows, many
+    elif fits(rows):  # outside of the two, the line runs below the bends: no more than this can fit
+        return rows
+    else:
+        most, too_many = (many if rows > many else int(fits(1))), rows
+    for _ in range(3):  # between the two the line runs above the bends: what it promises fits
+        if not most or too_many - most <= 1:
+            break
+        most = max(most, min(within(most, too_many), too_many - 1))
+    return most
+
+
+def _rows_within(config: PretrainedConfig, settings: Settings, few: int, many: int, room: float) -> int:
+    """The most rows whose peak is within ``room`` bytes, by the lines through two batch sizes; 0 if none is."""
+    first, second = (_traced(config, replace(settings, batch_size=rows))[0] for rows in (few, many))
     fits = []
-    for phase, held in some.peaks.items():
-        each = (sum(double.peaks[phase].values()) - sum(held.values())) / rows  # bytes a further row takes
-        empty = sum(held.values()) - rows * each
+    for phase, held in first.peaks.items():
+        each = (sum(second.peaks[phase].values()) - sum(held.values())) / (
+            many - few
+        )  # bytes a further row takes
+        empty = sum(held.values()) - few * each
         if empty + each > room:
             return 0
         if each > 0:
@@ -279,7 +310,7 @@ def _trace_whole(config: PretrainedConfig, settings: Settings) -> tuple[Trace, t
         trace = trace_step(
             model,
             memory_models.make_batch(task, settings),
-            lambda parameters: _optimizer(settings.optimizer, parameters),
+            lambda parameters: _optimizer(settings, parameters),
             mixed_precision=torch.bfloat16 if settings.mixed_precision else None,
             middle=middle,
         )
@@ -292,9 +323,14 @@ def _count(model: Any) -> tuple[int, int]:
     return trainable, sum(packed.get(id(each), each.numel()) for each in model.parameters())
 
 
-def _optimizer(name: str, parameters: list[Any]) -> Any:
+def _optimizer(settings: Settings, parameters: list[Any]) -> Any:
     import torch
 
+    from lessonkit.memory.models import device_of, foreach_adamw
+
+    name = settings.optimizer
+    if name == "adamw" and device_of(settings) == "cuda":
+        return foreach_adamw(parameters)
     if name == "adamw_8bit":
         from lessonkit.memory.models import adamw_8bit
 

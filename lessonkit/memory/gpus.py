@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lessonkit.errors import LessonkitError
 from lessonkit.hardware import GIB
-from lessonkit.memory import Settings, predict_memory
+from lessonkit.memory import Settings, largest_batch, predict_memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -48,7 +48,9 @@ def room_bytes(hardware: Hardware) -> int | None:
     if hardware.device == "cpu":
         return hardware.memory_free_bytes
     total = hardware.memory_total_bytes
-    return None if total is None else total - CONTEXT_BYTES
+    if total is None or hardware.device != "cuda":
+        return total
+    return total - CONTEXT_BYTES
 
 
 def advice(config: PretrainedConfig, settings: Settings, limit_bytes: int) -> Iterator[Change]:
@@ -57,7 +59,9 @@ def advice(config: PretrainedConfig, settings: Settings, limit_bytes: int) -> It
     First those that change no result, then those that train something smaller. What saves nothing is left out.
     """
     smallest = _predict(config, settings).peak_bytes
-    for changes, option, keeps in _possible(settings):
+    options = {name: value for name, value in asdict(settings).items() if name != "technique"}
+    rows = _divisor(settings.batch_size, largest_batch(config, limit_bytes, settings.technique, **options))
+    for changes, option, keeps in _possible(settings, rows):
         found = _attempt(config, replace(settings, **changes), option, keeps)
         if found is None or found.plan.peak_bytes > 0.99 * smallest:
             continue
@@ -81,13 +85,15 @@ def _predict(config: PretrainedConfig, settings: Settings) -> MemoryPlan:
     return predict_memory(config, settings.technique, **options)
 
 
-def _possible(settings: Settings) -> Iterator[tuple[dict, str, bool]]:
-    if settings.batch_size > 1:
-        yield (
-            {"batch_size": 1},
-            f"--batch-size 1 (with gradient_accumulation_steps={settings.batch_size})",
-            True,
-        )
+def _divisor(count: int, most: int) -> int:
+    """The greatest divisor of ``count`` up to ``most``, at least 1: so many rows at a time leave none over."""
+    return max(each for each in range(1, count + 1) if count % each == 0 and each <= max(1, most))
+
+
+def _possible(settings: Settings, rows: int) -> Iterator[tuple[dict, str, bool]]:
+    if rows < settings.batch_size:
+        steps = settings.batch_size // rows
+        yield {"batch_size": rows}, f"--batch-size {rows} (with gradient_accumulation_steps={steps})", True
     if not settings.gradient_checkpointing:
         yield {"gradient_checkpointing": True}, "--gradient-checkpointing", True
     if settings.technique == "full" and settings.optimizer.startswith("adamw"):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "adamw_8bit",
     "build",
+    "device_of",
+    "foreach_adamw",
     "layers_of",
     "make_batch",
     "quiet",
@@ -73,7 +75,7 @@ def build(config: PretrainedConfig, settings: Settings, *, plain: bool = False) 
         config.num_labels = settings.num_labels
         if config.pad_token_id is None:
             config.pad_token_id = 0
-    if (settings.device or _this_device()) == "cuda":
+    if device_of(settings) == "cuda" and settings.attention != "eager":
         _without_attention_dropout(config)
     with telling_what_fails(config, settings), quiet(), torch.device("meta"):
         chosen = {"attn_implementation": settings.attention} if settings.attention else {}
@@ -90,10 +92,11 @@ def build(config: PretrainedConfig, settings: Settings, *, plain: bool = False) 
     return model
 
 
-def _this_device() -> str:
+def device_of(settings: Settings) -> str:
+    """``"cuda"`` or ``"cpu"``: what was asked for, or else what this machine has."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _without_attention_dropout(config: PretrainedConfig) -> None:
@@ -217,7 +220,7 @@ def _quantize(model: nn.Module, settings: Settings) -> None:
     for layer in found[1]:
         for parent in list(layer.modules()):
             for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Linear):
+                if isinstance(child, nn.Linear) or type(child).__name__ == "Conv1D":  # GPT-2's linear layer
                     setattr(parent, name, kind(child, settings.double_quantization))
     model.requires_grad_(False)
     if settings.prepare_for_kbit_training:
@@ -248,8 +251,10 @@ def _linear4bit() -> type[nn.Module]:
     class Linear4bit(nn.Linear):
         def __init__(self, old: nn.Linear, double: bool) -> None:
             nn.Module.__init__(self)
-            self.in_features, self.out_features = old.in_features, old.out_features
-            self.shape, self.bias = tuple(old.weight.shape), old.bias
+            shape = tuple(old.weight.shape)
+            self.shape = shape if isinstance(old, nn.Linear) else shape[::-1]  # Conv1D has (in, out)
+            self.out_features, self.in_features = self.shape
+            self.bias = old.bias
             count = old.weight.numel()
             blocks = math.ceil(count / BLOCK)
             self.weight = nn.Parameter(
@@ -307,6 +312,19 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         traces.setLevel(level)
+
+
+def foreach_adamw(parameters: list[torch.Tensor]) -> Any:
+    """AdamW as it runs by itself on a GPU: the square roots of all second moments are there at once."""
+    import torch
+
+    class ForeachAdamW(torch.optim.AdamW):
+        def step(self, closure=None):
+            roots = [torch.empty_like(each) for group in self.param_groups for each in group["params"]]
+            super().step(closure)
+            del roots
+
+    return ForeachAdamW(parameters, fused=True)
 
 
 def adamw_8bit(parameters: list[torch.Tensor]) -> Any:

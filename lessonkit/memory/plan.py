@@ -86,6 +86,8 @@ class Report:
 
     def _gpus(self) -> Iterator[str]:
         yield f"GPUs ({format_bytes(CONTEXT_BYTES)} for CUDA itself counted in)"
+        if self.plan.settings.dtype == "bfloat16" or self.plan.settings.mixed_precision:
+            yield "  (T4 and V100 multiply no bf16 matrices: use float16 and fp16=True there)"
         for name, left in self.fits.items():
             told = (
                 f"fits, {format_bytes(left)} free" if left >= 0 else f"no, {format_bytes(-left)} too little"
@@ -98,7 +100,8 @@ class Report:
             yield "  how much memory it has is unknown, so whether this fits is too"
             return
         fits = self.plan.peak_bytes <= self.room_bytes
-        yield f"  {'fits' if fits else 'does not fit'} in the {format_bytes(self.room_bytes)} that are free"
+        has = "are free" if self.hardware.device == "cpu" else "its GPU has"
+        yield f"  {'fits' if fits else 'does not fit'} in the {format_bytes(self.room_bytes)} that {has}"
         length = self.plan.settings.sequence_length
         yield f"  largest batch of {length} tokens that fits: {self.largest_batch or 'none'}"
         if self.changes:
@@ -118,9 +121,7 @@ def make_report(source: PretrainedConfig | str | Path, technique: str, **options
     config = load_config(source)
     options.setdefault("device", "cuda" if hardware.device == "cuda" else "cpu")
     plan = predict_memory(config, technique, **options)
-    on_gpu = plan
-    if plan.settings.device == "cpu" and _drops_attention(config):
-        on_gpu = predict_memory(config, technique, **{**options, "device": "cuda"})
+    on_gpu = predict_memory(config, technique, **{**options, "device": "cuda"})
     fits = {
         name: int(gibibytes * GIB) - CONTEXT_BYTES - on_gpu.peak_bytes for name, gibibytes in GPUS.items()
     }
@@ -131,13 +132,6 @@ def make_report(source: PretrainedConfig | str | Path, technique: str, **options
         if plan.peak_bytes > room:
             changes = list(advice(config, plan.settings, room))
     return Report(plan, hardware, fits, room, rows, changes)
-
-
-def _drops_attention(config: PretrainedConfig) -> bool:
-    return any(
-        getattr(config, name, None)
-        for name in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
-    )
 
 
 def _moment(phase: str) -> str:

@@ -74,7 +74,8 @@ def run(trainer: Trainer, *, resume: bool = False) -> Run:
     as before. The measurement is added to the lesson that is under way.
 
     What cannot work is found before anything is trained. When memory runs out, batches are taken in smaller
-    pieces, and training goes on. When it is stopped or killed, a checkpoint remains in ``output_dir``.
+    pieces, and training goes on. When it is stopped, a checkpoint remains in ``output_dir``; so it does when it is
+    killed: one is written from time to time, and what came after the last one is trained again.
 
     resume: go on from the newest complete checkpoint there, to the same weights (bit for bit on a CPU) as
     without the interruption; from the beginning if there is none. The Run then covers the whole training.
@@ -119,7 +120,7 @@ def _train(trainer: Trainer, found: Checkpoint | None, line: LiveLine) -> Run:
 
     net = SafetyNet(trainer, line.note, so_far, watch.look, resumed=found is not None)
     with (
-        measure() as measured,
+        measure(trainer.args.device.type) as measured,
         _own_callbacks(trainer, [watch, _Progress(line, watch), guard, net]),
         guard.watching(),
         watch.watching(),
@@ -180,6 +181,8 @@ def _load_finished(trainer: Trainer, found: Checkpoint, line: LiveLine) -> Run:
 
     trainer._load_from_checkpoint(str(found.folder))
     trainer.state = TrainerState.load_from_json(str(found.folder / "trainer_state.json"))
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+        trainer._load_best_model()  # as the run itself ended
     marker = found.marker
     loss = marker["loss_sum"] / max(1, found.step) if "loss_sum" in marker else None
     done = Run(
@@ -205,14 +208,15 @@ def _how_it_ended(trainer: Trainer, error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def measure() -> Iterator[Run]:
+def measure(device: str | None = None) -> Iterator[Run]:
     """Measure the seconds and the peak memory of what happens inside the ``with``.
 
+    device: where it happens, ``"cpu"`` or ``"cuda"``; left out, a CUDA GPU if there is one.
     Yields the Run, whose figures are final when the block is left. Set ``steps`` and ``tokens``
     yourself where you have counted them.
     """
     measured = Run()
-    with _peak_memory(measured):
+    with _peak_memory(measured, device):
         start = time.perf_counter()
         try:
             yield measured
@@ -224,10 +228,10 @@ def measure() -> Iterator[Run]:
 
 
 @contextlib.contextmanager
-def _peak_memory(measured: Run) -> Iterator[None]:
+def _peak_memory(measured: Run, device: str | None) -> Iterator[None]:
     import torch
 
-    if torch.cuda.is_available():
+    if device in (None, "cuda") and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         measured.peak_kind = "GPU memory allocated"
         try:

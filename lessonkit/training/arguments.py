@@ -74,7 +74,7 @@ def training_arguments(hardware: Hardware | None = None) -> Arguments:
         machine.device == "cuda",
         "pinned memory speeds up copies to a GPU"
         if machine.device == "cuda"
-        else "there is nothing to copy to",
+        else "pinned memory serves CUDA GPUs only",
     )
     chosen["dataloader_num_workers"] = (
         0,

@@ -150,7 +150,8 @@ def fingerprint(trainer: Trainer) -> dict[str, Any]:
     args, model, dataset = trainer.args, trainer.model, trainer.train_dataset
     parameters = [(each.numel(), each.requires_grad) for each in model.parameters()]
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+    devices = max(1, args.world_size) * max(1, args.n_gpu)
+    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * devices
     return {
         "model": type(base).__name__,
         "parameters": sum(size for size, _ in parameters),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["SafetyNet"]
 
 SHARE_OF_TIME = 0.02
+FIRST_SHARE = 0.1  # until one was written, there is nothing to go on from: the first comes sooner
 BYTES_PER_SECOND = 200e6  # a slow disk, for the guess before the first checkpoint
 LEAST_SECONDS = 0.005
 
@@ -122,7 +123,8 @@ class SafetyNet:
             self._stop(state)
 
     def _ask(self, args: Any, control: Any) -> None:
-        due = time.monotonic() - self._since > self._seconds / SHARE_OF_TIME and not self._given_up
+        share = max(FIRST_SHARE, SHARE_OF_TIME) if self._saved is None else SHARE_OF_TIME
+        due = time.monotonic() - self._since > self._seconds / share and not self._given_up
         if (self.stop_requested or due) and args.should_save and not control.should_save:
             folder = self._folder()
             if folder.exists() and folder not in safety_checkpoints(folder.parent):

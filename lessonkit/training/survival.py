@@ -47,6 +47,10 @@ class MemoryGuard:
     def watching(self) -> Iterator[None]:
         """Guard the trainer inside the ``with``. Several processes or GPUs at once are left alone."""
         if self.trainer.args.world_size > 1 or self.trainer.args.n_gpu > 1:
+            self.tell(
+                "Note: several GPUs or processes train together: when memory runs out, batches are not made smaller. "
+                "For one GPU alone, set CUDA_VISIBLE_DEVICES=0 before Python starts."
+            )
             yield
             return
         with (
@@ -168,7 +172,16 @@ class MemoryGuard:
 
     def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         norm = self._attempt(original, *args, **kwargs)
-        return original(*args, **kwargs) if norm is FAILED else norm
+        if norm is FAILED:
+            import torch
+
+            # With a GradScaler, accelerate has unscaled the gradients already, which may be done only once.
+            scaled = getattr(self.trainer.accelerator, "scaler", None) is not None
+            again = torch.nn.utils.clip_grad_norm_ if scaled else original
+            norm = self._attempt(again, *args, **kwargs)
+        if norm is FAILED:
+            raise does_not_fit(self.trainer, self._window)
+        return norm
 
     def _attempt(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The work's result, or FAILED when memory ran out, with what the work held given back."""
@@ -297,6 +310,28 @@ class _OptimizerState:
                     del self._optimizer.state[parameter][name]
 
 
+def _plan_command(trainer: Trainer, full: bool, length: int | None) -> str:
+    """The `lessonkit plan` of this training at batch size 1."""
+    args, model = trainer.args, trainer.model
+    peft = next(iter(getattr(model, "peft_config", {}).values()), None)
+    technique = "full" if full else "lora"
+    if hasattr(peft, "num_virtual_tokens"):
+        technique = f"prompt --num-virtual-tokens {peft.num_virtual_tokens}"
+    elif getattr(model, "is_loaded_in_4bit", False):
+        technique = "qlora"
+    elif peft is None and not full:
+        technique = "adapters"
+    dtypes = [each.dtype for each in model.parameters() if each.is_floating_point()]
+    name = getattr(getattr(model, "config", None), "_name_or_path", "") or "NAME"
+    plan = f'lessonkit plan --config "{name}" --technique {technique} --batch-size 1'
+    plan += f" --sequence-length {length}" if length else ""
+    plan += f" --dtype {str(max(set(dtypes), key=dtypes.count)).removeprefix('torch.')}" if dtypes else ""
+    plan += " --mixed-precision" if args.bf16 or args.fp16 else ""
+    if any(getattr(args, each, False) for each in ("activation_checkpointing", "gradient_checkpointing")):
+        plan += " --gradient-checkpointing"
+    return plan
+
+
 def does_not_fit(trainer: Trainer, window: list[tuple[Any, Any]]) -> TrainingError:
     """The error for a single row that is too much, with what would make it fit."""
     args, model = trainer.args, trainer.model
@@ -322,9 +357,7 @@ def does_not_fit(trainer: Trainer, window: list[tuple[Any, Any]]) -> TrainingErr
     if full:
         fixes.append("LoRA instead of training every weight")
     fixes.append("a smaller model")
-    name = getattr(getattr(model, "config", None), "_name_or_path", "") or "NAME"
-    plan = f"lessonkit plan --config {name} --technique {'full' if full else 'lora'} --batch-size 1"
-    plan += f" --sequence-length {length}" if length else ""
+    plan = _plan_command(trainer, full, length)
     return TrainingError(
         f"Even one row at a time does not fit into memory (step {trainer.state.global_step + 1}).",
         why="the weights, their gradients, the optimiser and one row's activations need more than there is",

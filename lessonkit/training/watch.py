@@ -23,6 +23,7 @@ __all__ = ["LossWatch"]
 
 FIRST_STEPS = 3
 EVERY = 10
+SKIPS = 20  # of a GradScaler in a row: by then it has halved its scale a million times
 SCALER_PATIENCE = 3  # a GradScaler skips a step with infinite gradients; that many in a row are not normal
 LARGE_LEARNING_RATE = 1e-2
 
@@ -42,6 +43,7 @@ class LossWatch:
         self._step_loss: Any = None
         self._inputs: Any = None
         self._bad_in_a_row = 0
+        self._skipped = 0
         self._tokens: dict[torch.device, Any] = {}
 
     @contextlib.contextmanager
@@ -67,6 +69,10 @@ class LossWatch:
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._inputs = None
+        skipped = self._scaled() and getattr(self.trainer.accelerator, "optimizer_step_was_skipped", False)
+        self._skipped = self._skipped + 1 if skipped else 0
+        if self._skipped >= SKIPS:
+            self._fail("gradient", state.global_step, math.inf)
         if self._step_loss is not None:
             self._pending.append((state.global_step, self._step_loss))
         now = state.global_step <= FIRST_STEPS or state.global_step % EVERY == 0
