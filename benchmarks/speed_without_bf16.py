@@ -12,4 +12,4 @@ os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # read when torch is first used
 from speed import full_task, lora_task, measure_all
 
 if __name__ == "__main__":
-    measure_all("speed-without-bf16", lora_task(12, 48), full_task(24, 96))
+    measure_all("speed-without-bf16", lora_task(12, 40), full_task(16, 64))

@@ -31,7 +31,7 @@ from lessonkit.training.checkpoints import newest_checkpoint
 
 BATCH, KILLS, SEED = 8, 20, 7
 MODELS = {"minilm full": "minilm", "smollm2 lora": "smollm2"}
-STEPS = {"minilm full": 24, "smollm2 lora": 12}
+STEPS = {"minilm full": 24, "smollm2 lora": 6}
 TOKENS = {"minilm full": 64, "smollm2 lora": 32}
 
 

@@ -581,7 +581,8 @@ def test_on_a_gpu_it_is_not_looked_at_at_every_step(tmp_path: Path, monkeypatch:
     from lessonkit.training.watch import LossWatch
 
     monkeypatch.setattr(LossWatch, "_at_once", lambda self: False)
-    monkeypatch.setattr(safety, "SHARE_OF_TIME", 1e-9)
+    for share in ("SHARE_OF_TIME", "FIRST_SHARE"):
+        monkeypatch.setattr(safety, share, 1e-9)
     trainer = make_trainer(tmp_path, callbacks=[AtStep(5, spoil)], num_train_epochs=3)
     error = failing(trainer)
     assert "step 5" in error.what

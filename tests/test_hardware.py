@@ -340,10 +340,10 @@ def test_each_gpu_is_listed_and_the_first_is_used(machine):
     assert json.loads(json.dumps(found.to_dict()))["gpus"][1]["name"] == "A100"
 
 
-def test_another_gpu_is_named_as_the_variable_names_it_now(machine, monkeypatch):
+def test_the_first_gpu_is_named_as_the_variable_names_it_now(machine, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
     found = machine(cuda={"gpus": [A100, A100]})
-    assert system.set_command("CUDA_VISIBLE_DEVICES", "5") in found.reasons["device"]
+    assert system.set_command("CUDA_VISIBLE_DEVICES", "3") in found.reasons["device"]
 
 
 def test_a_gpu_that_does_not_answer_is_unknown(machine):
