@@ -440,6 +440,23 @@ def test_a_finished_training_is_loaded_not_trained(tmp_path: Path, capfd: pytest
     assert "was finished" in capfd.readouterr().err
 
 
+def test_a_finished_training_that_kept_the_best_is_loaded_at_its_best(tmp_path: Path):
+    """A learning rate at which the loss gets worse: the best weights are not the last ones."""
+    options = OPTIONS | {
+        "save_strategy": "epoch",
+        "eval_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "learning_rate": 3.0,
+        "lr_scheduler_type": "constant",
+    }
+    first = make_trainer(tmp_path, eval_dataset=causal_rows(), **options)
+    run(first)
+    assert first.state.best_global_step < STEPS
+    again = make_trainer(tmp_path, eval_dataset=causal_rows(), **options)
+    run(again, resume=True)
+    assert same(weights(again), weights(first))
+
+
 def test_the_trainers_own_checkpoint_will_do(tmp_path: Path):
     options = OPTIONS | {"save_strategy": "steps", "save_steps": 8}
     wanted = uninterrupted(tmp_path / "whole", **options)
