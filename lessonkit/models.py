@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lessonkit.assets import assets, fetch
 from lessonkit.errors import ModelError, UnknownNameError
+from lessonkit.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,7 +78,7 @@ def _load(auto_class: type, name: str | Path, kwargs: dict[str, Any]) -> Any:
     # In a folder, damaged weights and an unfinished config.json are told by other errors than OSError.
     expected = (OSError, SafetensorError, ValueError) if local else (OSError,)
     try:
-        with _quiet_loading():
+        with quiet_transformers():
             return auto_class.from_pretrained(source, **kwargs)
     except expected as error:
         raise ModelError(
@@ -89,25 +90,3 @@ def _load(auto_class: type, name: str | Path, kwargs: dict[str, Any]) -> Any:
             else "check the name and the network (what was loaded once is kept), or restart the kernel with "
             "LESSONKIT_SCALE=laptop, which needs no network",
         ) from error
-
-
-class _quiet_loading:  # noqa: N801 - used like a function
-    """No progress bars for a load of under a second, and no table of the new head's weights.
-
-    A fresh classification head is what every lesson wants, and says in its own words.
-    """
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._bar = logging.is_progress_bar_enabled()
-        self._level = logging.get_verbosity()
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self._level)
-        if self._bar:
-            logging.enable_progress_bar()

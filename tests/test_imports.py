@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "errors": set(),
     "live": set(),
+    "quiet": set(),
     # what stands on the errors alone
     "assets": {"errors"},
     "colab": {"errors"},
@@ -68,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress.report": {"progress.events", "progress.tracker"},
     # plain Hugging Face objects
     "data": {"assets", "errors"},
-    "models": {"assets", "errors"},
+    "models": {"assets", "errors", "quiet"},
     "adapters": {"adapters.config", "adapters.files", "adapters.places", "errors", "hardware"},
     "adapters.config": {"adapters.layers", "adapters.places", "errors"},
     "adapters.files": {"errors"},
@@ -115,7 +116,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training.column_checks": {"training.dataset_checks"},
     "training.dataset_checks": set(),
     "training.patching": set(),
-    "training.safety": {"training.checkpoints", "training.patching"},
+    "training.safety": {"quiet", "training.checkpoints", "training.patching"},
     "training.survival": {"errors", "hardware.shortage", "training.batches", "training.patching"},
     "training.watch": {"errors", "training.patching"},
     # what a notebook and the command line use

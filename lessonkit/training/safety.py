@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lessonkit.quiet import quiet_transformers
 from lessonkit.training.checkpoints import (
     fingerprint,
     mark_begun,
@@ -163,7 +164,7 @@ class SafetyNet:
             changed |= {"save_only_model": False, "push_to_hub": False}
         try:
             mark_begun(folder, safety=mine)
-            with replaced(options, **changed):
+            with replaced(options, **changed), quiet_transformers():
                 original(*args, **kwargs)
             mark_complete(folder, safety=mine, fingerprint=self._fingerprint, **self.about())
         except Exception as error:
