@@ -22,6 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # read when torch is imported: a forked child hangs if its parent had a thread pool
+)
+
 import torch
 from saving import save
 
@@ -29,9 +33,9 @@ import lessonkit
 from lessonkit.training import safety
 from lessonkit.training.checkpoints import newest_checkpoint
 
-BATCH, KILLS, SEED = 8, 20, 7
+BATCH, KILLS, SEED = 8, 10, 7  # kills of each model: 20 in all
 MODELS = {"minilm full": "minilm", "smollm2 lora": "smollm2"}
-STEPS = {"minilm full": 24, "smollm2 lora": 6}
+STEPS = {"minilm full": 12, "smollm2 lora": 6}
 TOKENS = {"minilm full": 64, "smollm2 lora": 32}
 
 

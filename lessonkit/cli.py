@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import sys
 from pathlib import Path
@@ -28,6 +30,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows console may be set otherwise
+    atexit.register(
+        gc.freeze
+    )  # else Python looks through all of torch once more on its way out: over a second
     try:
         app()
     except LessonkitError as error:
