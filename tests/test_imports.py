@@ -131,7 +131,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"", "doctor.checks", "doctor.installation", "errors", "hardware", "hardware.system"},
     "doctor.checks": {"doctor.installation", "errors", "hardware", "hardware.system"},
     "doctor.installation": {"colab", "hardware.devices", "hardware.system"},
-    "cli": {"errors"},
+    "cli": {"cli.app", "cli.lessons", "cli.machine", "cli.progress", "errors"},
+    "cli.app": set(),
+    "cli.lessons": {"cli.app"},
+    "cli.machine": {"cli.app"},
+    "cli.progress": {"cli.app"},
 }
 #: A lesson's exercises import the engine and nothing else of lessonkit.
 EXERCISES_MAY_IMPORT = {"exercises", "exercises.engine"}

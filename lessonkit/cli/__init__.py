@@ -1,0 +1,47 @@
+"""The command line: ``lessonkit ...``; a module for each group of commands."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import sys
+
+import typer
+
+from lessonkit.cli.app import app
+from lessonkit.cli.lessons import lessons, run
+from lessonkit.cli.machine import doctor, fetch, plan
+from lessonkit.cli.progress import merge, next_, note, path, progress, tick, untick
+from lessonkit.errors import LessonkitError
+
+__all__ = [
+    "app",
+    "doctor",
+    "fetch",
+    "lessons",
+    "main",
+    "merge",
+    "next_",
+    "note",
+    "path",
+    "plan",
+    "progress",
+    "run",
+    "tick",
+    "untick",
+]
+
+
+def main() -> None:
+    """Run the command; an error that the reader can mend is told in a few lines, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows console may be set otherwise
+    atexit.register(
+        gc.freeze
+    )  # else Python looks through all of torch once more on its way out: over a second
+    try:
+        app()
+    except LessonkitError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)

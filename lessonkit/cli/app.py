@@ -1,0 +1,49 @@
+"""The command line's app, and what its commands share."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from lessonkit.curriculum import Curriculum
+    from lessonkit.progress import Journal
+
+__all__ = ["Json", "app", "known", "print_json", "study"]
+
+app = typer.Typer(
+    help="Learn model fine-tuning by doing it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON that a person can read too."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def study() -> tuple[Curriculum, Journal]:
+    """The curriculum and the journal."""
+    from lessonkit.curriculum import load_curriculum
+    from lessonkit.progress import Journal
+
+    return load_curriculum(check_files=False), Journal()
+
+
+def known(name: str) -> None:
+    """Raise UnknownNameError unless a note can be about it: the progress table would never show it."""
+    from lessonkit.curriculum import load_curriculum
+    from lessonkit.errors import UnknownNameError
+
+    curriculum = load_curriculum(check_files=False)
+    names = [each.id for each in (*curriculum.techniques, *curriculum.lessons, *curriculum.items)]
+    if name not in names:
+        raise UnknownNameError(
+            "lesson, technique or item", name, names, fix="`lessonkit progress` names them"
+        )
