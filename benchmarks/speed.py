@@ -1,7 +1,8 @@
 """Tokens a second of the same training, three ways, and the share of this machine's matrix speed that is used.
 
 (a) `Trainer` at its default arguments, (b) a plain fp32 PyTorch loop, (c) the lessons' arguments: `Trainer` with what
-`lessonkit.training_arguments()` and `lessonkit.model_arguments()` suggest, and logits only where there are labels.
+`lessonkit.training_arguments()`, `lessonkit.model_arguments()` and `lessonkit.like_length_batches()` suggest, and
+logits only where there are labels.
 All three without `lessonkit.run`, whose guards and checkpoints are measured in `survival.py`.
 Model, texts, labels, number of steps and batch size are the same. The ways alternate; every round has its own seed.
 
@@ -64,7 +65,7 @@ class Task:
 def lora_task(steps: int, max_length: int) -> Task:
     """SmolLM2 with LoRA learns to name an article's topic: labels on the answers only.
 
-    steps: of 8 texts each; at least 12, or there are too few texts for the Trainer to group by length.
+    steps: of 8 texts each.
     """
     data, tokenizer = lessonkit.load_dataset("reuters-r8"), lessonkit.load_tokenizer("smollm2")
     names = data["train"].features["label"].names
@@ -130,21 +131,25 @@ def full_task(steps: int, max_length: int) -> Task:
 def default_trainer(task: Task, seed: int) -> tuple[float, torch.nn.Module]:
     """(a) Seconds of ``Trainer`` at its default arguments, and the trained model."""
     set_seed(seed)
-    return _trainer(task, task.model(False), task.collator, seed, {"report_to": "none"})
+    more = {"report_to": "none", "per_device_train_batch_size": BATCH}
+    return _trainer(task, task.model(False), task.train, task.collator, seed, more)
 
 
 def quick_trainer(task: Task, seed: int) -> tuple[float, torch.nn.Module]:
     """(c) Seconds with the lessons' arguments, and the trained model."""
     set_seed(seed)
-    return _trainer(task, task.model(True), task.quick_collator, seed, lessonkit.training_arguments())
+    train, batches = lessonkit.like_length_batches(task.train, BATCH, seed=seed)
+    more = lessonkit.training_arguments() | batches
+    return _trainer(task, task.model(True), train, task.quick_collator, seed, more)
 
 
-def _trainer(task: Task, model: Any, collator: Any, seed: int, more: dict) -> tuple[float, Any]:
+def _trainer(
+    task: Task, model: Any, train: Dataset, collator: Any, seed: int, more: dict
+) -> tuple[float, Any]:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
             num_train_epochs=1,
-            per_device_train_batch_size=BATCH,
             learning_rate=task.learning_rate,
             save_strategy="no",
             logging_strategy="no",
@@ -152,7 +157,9 @@ def _trainer(task: Task, model: Any, collator: Any, seed: int, more: dict) -> tu
             seed=seed,
             **more,
         )
-        trainer = Trainer(model, arguments, train_dataset=task.train, data_collator=collator)
+        trainer = Trainer(model, arguments, train_dataset=train, data_collator=collator)
+        if "ForSequenceClassification" in type(model).__name__:
+            trainer.loss_is_scaled_for_ga = False  # it averages its loss over each micro-batch
         start = time.perf_counter()
         trainer.train()
         return time.perf_counter() - start, model
@@ -202,12 +209,13 @@ def matrix_peak(dtype: torch.dtype, size: int = 2048, repeats: int = 8) -> float
 
 
 def operations(task: Task) -> int:
-    """Floating-point operations of one quick pass: forward and backward, texts of like length in a batch."""
-    rows = sorted(task.train, key=lambda row: len(row["input_ids"]))
+    """Floating-point operations of one quick pass: forward and backward, padding included."""
+    train, batches = lessonkit.like_length_batches(task.train, BATCH)
+    rows, size = list(train), batches["per_device_train_batch_size"]
     model, total = task.model(True).train(), 0
-    for first in range(0, len(rows), BATCH):
+    for first in range(0, len(rows), size):
         with FlopCounterMode(display=False) as counted:
-            model(**task.quick_collator(rows[first : first + BATCH])).loss.backward()
+            model(**task.quick_collator(rows[first : first + size])).loss.backward()
         total += counted.get_total_flops()
     return total
 

@@ -115,7 +115,7 @@ def execute(notebook: NotebookNode, folder: Path, *, tell: Tell = lambda text: N
         raise LessonError(
             f"A cell of the section “{client.section}” failed: {error.ename}: {_plain(error.evalue)}",
             why="the cell begins with: " + (cell.source.splitlines() or [""])[0],
-            fix="open the notebook and run it there to look around; `lessonkit doctor` shows the machine",
+            fix=_way_out(f"{error.ename}: {_plain(error.evalue)}"),
         ) from error
     except (CellTimeoutError, DeadKernelError) as error:
         raise LessonError(
@@ -124,6 +124,15 @@ def execute(notebook: NotebookNode, folder: Path, *, tell: Tell = lambda text: N
             fix="close other programs (memory may have run out) and run it again",
         ) from error
     return notebook
+
+
+def _way_out(message: str) -> str:
+    """What to type after a failed cell; for a known error, what explains it."""
+    from lessonkit.troubleshooting import match
+
+    entry = match(message)
+    known = f"`lessonkit explain {entry.id}` says what it means; " if entry else ""
+    return f"{known}open the notebook and run it there to look around; `lessonkit doctor` shows the machine"
 
 
 def _client_class() -> type:

@@ -14,15 +14,18 @@ from lessonkit.curriculum import load_curriculum, project_root
 from lessonkit.errors import LessonError
 from lessonkit.hardware import Hardware, detect_hardware
 from lessonkit.progress.journal import Journal
+from lessonkit.progress.study_clock import start_clock
 
 if TYPE_CHECKING:
     from lessonkit.exercises import Exercise, Outcome
+    from lessonkit.study.stuck_view import StuckPanel
     from lessonkit.training import Run
 
 __all__ = ["Lesson", "current", "note_run", "start"]
 
 T = TypeVar("T")
 RESULT_VARIABLE = "LESSONKIT_RESULT"  # `lessonkit run` names a file here, and reads the metrics from it
+CURVES_KEPT = 4  # of a lesson's trainings; a search may have run a hundred
 
 _current: Lesson | None = None
 
@@ -53,8 +56,9 @@ class Lesson:
     @property
     def folder(self) -> Path:
         """A folder for what this lesson saves; made when first asked for. Not under version control."""
-        base = project_root() or Path.cwd()
-        folder = Path(os.environ.get("LESSONKIT_OUTPUTS", base / "outputs")) / self.name.replace("/", "-")
+        from lessonkit.progress.keeping import outputs_folder
+
+        folder = outputs_folder(project_root()) / self.name.replace("/", "-")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -73,10 +77,20 @@ class Lesson:
         if self._exercises is None:
             self._exercises = load_exercises(self.name)
             for each in self._exercises.values():
-                each.on_outcome = self._keep_outcome
+                each.on_outcome, each.scale = self._keep_outcome, self.scale
         if name not in self._exercises:
             raise UnknownNameError("exercise", name, self._exercises)
         return self._exercises[name]
+
+    def stuck(self, name: str = "", tried: str = "") -> StuckPanel:
+        """Start the 15-minute timer for an exercise that resists, or for anything else; a cell's last line shows it.
+
+        name: of the exercise, as in ``exercise(name)``. tried: what you tried so far; the next hint comes at once.
+        Where a timer for it runs already, this goes on with it. Raises UnknownNameError for a name that isn't there.
+        """
+        from lessonkit.study.stuck_view import stuck_panel
+
+        return stuck_panel(self.journal, self.name, self.exercise(name) if name else None, tried)
 
     def record(self, **metrics: float) -> None:
         """Keep this lesson's results: in the journal, as evidence, unless the scale is ``smoke``.
@@ -101,7 +115,9 @@ class Lesson:
         if self.scale == "smoke":
             print("Smoke scale: every line ran. Nothing is recorded, for nothing was learned at this size.")
             return
-        self.journal.append("run", **result, hardware=self.hardware.summary())
+        curves = _curves(self.runs)
+        result |= {"hardware": self.hardware.summary()} | ({"curves": curves} if curves else {})
+        self.journal.append("run", **result)
         print(f"Recorded in your journal: {self.title}, {self.scale} scale.")
         self._tick_earned()
 
@@ -114,10 +130,18 @@ class Lesson:
             diagnosis=outcome.diagnosis,
         )
         if outcome.passed:
+            self._end_stuck(exercise.name)
             self._tick_earned()
 
+    def _end_stuck(self, exercise: str) -> None:
+        from lessonkit.study.stuck import end_if_solved
+
+        told = end_if_solved(self.journal, self.name, exercise)
+        if told:
+            print(told)
+
     def _tick_earned(self) -> None:
-        from lessonkit.progress.tracker import record_evidence
+        from lessonkit.progress.evidence import record_evidence
 
         curriculum = load_curriculum(check_files=False)
         for event in record_evidence(self.journal, curriculum):
@@ -157,7 +181,17 @@ def start(name: str) -> Lesson:
     for problem in reading.problems[:3]:
         print(f"Note:     {problem}")
     _current = lesson
+    if lesson.scale != "smoke" and not os.environ.get(RESULT_VARIABLE):
+        start_clock(lesson.journal, name)
+    _offer_help()
     return lesson
+
+
+def _offer_help() -> None:
+    """After a failed cell, name the known error below its traceback."""
+    from lessonkit.troubleshooting import offer
+
+    offer.install()
 
 
 def current() -> Lesson | None:
@@ -200,6 +234,13 @@ def _quiet() -> None:
         sys.modules["datasets"].disable_progress_bars()
     else:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def _curves(runs: list[Run]) -> dict[str, list[list[float]]]:
+    """The loss by step of the last trainings, thinned out to what a small picture can show."""
+    curves = {f"training {index}": run.curve() for index, run in enumerate(runs, 1)}
+    kept = {name: points for name, points in curves.items() if len(points) > 1}
+    return dict(list(kept.items())[-CURVES_KEPT:])
 
 
 def _number(name: str, value: Any) -> float:

@@ -25,7 +25,21 @@ import lessonkit
 lesson = lessonkit.start("start-here")
 
 # %% [markdown]
-# ## 1. How a lesson works
+# ## 1. Your progress
+#
+# Choose a path, tick what you have done, go on where you stopped. It follows what your other notebooks and the
+# command line write. All of it works by keyboard: **Tab** goes on, **Space** ticks. Nothing is sent anywhere: it is
+# lines in one file on this computer; [its page](../progress/README.md) says how to move, merge or delete it.
+
+# %%
+lessonkit.dashboard()
+
+# %% [markdown]
+# New here? Leave it as it is, read on, and come back to it: every visit begins with *Run All* and this cell.
+# In a terminal (*File > New > Terminal*, with `.venv` active) `lessonkit progress` prints the same,
+# and `lessonkit tick`, `path`, `next`, `note` and `focus` do the same.
+#
+# ## 2. How a lesson works
 #
 # You are in a *notebook*: text, and cells of Python code with what they printed below them. Click into a cell and
 # press **Shift + Enter** to run it; *Run > Run All Cells* runs them all. Change anything: a notebook that you
@@ -49,7 +63,7 @@ for scale, meaning in scales.items():
 # %% [markdown]
 # To choose another one, set the environment variable `LESSONKIT_SCALE` before you start JupyterLab.
 #
-# ## 2. Your machine
+# ## 3. Your machine
 #
 # What a training may use here, each choice with its reason. Paste this when you ask somebody for help.
 
@@ -64,7 +78,7 @@ print(f"{'memory':<10}{lessonkit.hardware.format_bytes(hardware.memory_total_byt
 # multiplies them directly. CUDA is what NVIDIA's GPUs are programmed with; the `attention` line says how one part
 # of the model is computed. You need none of this now.
 #
-# ## 3. How an exercise works
+# ## 4. How an exercise works
 #
 # A cell with a task starts as `answer = TODO`. Until you replace it, it counts as not tried, and *Run All* goes
 # on. A wrong answer is told *what* is wrong with it; `.hint()` gives one step more each time, `.solution()` the
@@ -79,10 +93,7 @@ answer = lessonkit.TODO
 lesson.exercise("what-it-starts-from").check(answer)
 
 # %% [markdown]
-# Nothing that you type is sent anywhere. Results, ticks and notes are lines in one file on this computer,
-# `progress/journal.jsonl`; [its page](../progress/README.md) says how to move it, merge it or delete it.
-#
-# ## 4. Three paths
+# ## 5. Three paths
 #
 # A path is an order, not a fence: every lesson says what it needs. Hours a week are the plan's, yours may differ.
 #
@@ -107,24 +118,8 @@ for technique, cells in curriculum.grid_rows():
 print("\nready:", ", ".join(each.title for each in curriculum.lessons if each.written))
 
 # %% [markdown]
-# To choose a path, and to see what comes next, type in a terminal (*File > New > Terminal*), with `.venv` active:
+# Choose yours in the dashboard above, or in a terminal: `lessonkit path quick-start`, then `lessonkit next`.
 #
-# ```
-# lessonkit path quick-start
-# lessonkit next
-# lessonkit progress
-# ```
-#
-# ## 5. Your progress so far
-#
-# The same as `lessonkit progress` prints, read from your journal now. Run this cell again after a lesson.
-
-# %%
-from lessonkit.progress import fold, render_text
-
-print(render_text(fold(lesson.journal.read().events, curriculum), curriculum))
-
-# %% [markdown]
 # ## 6. Choose your starting point
 #
 # - **Complete beginner?** Read the [introduction to fine-tuning](../lessons/introduction/guide.md), then tick it with
@@ -134,8 +129,9 @@ print(render_text(fold(lesson.journal.read().events, curriculum), curriculum))
 # - **Limited resources?** The QLoRA guide: not written yet; nor do you need it for the first lesson, which runs on two
 #   CPU cores.
 #
-# One focus session is 25 minutes, then 5 of break; every section of every lesson fits into one. When you are
-# stuck for 15 minutes, stop: take the hint, or a walk.
+# One focus session is 25 minutes, then 5 of break; every section of every lesson fits into one, and the dashboard
+# has the timer. When you are stuck for 15 minutes, stop: take the hint, or a walk. More of it: the
+# [study tips](../lessons/study-tips.md).
 
 # %%
 lesson.record()

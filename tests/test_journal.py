@@ -30,6 +30,36 @@ journal = Journal(sys.argv[1])
 for number in range(int(sys.argv[2])):
     print(journal.append("note", text=sys.argv[3], number=number).id, flush=True)
 """
+# Forks a writer, kills it at a random moment, and again; prints which events had been acknowledged.
+KILLER = """
+import json, os, random, signal, sys, time
+from lessonkit.progress.journal import Journal
+import filelock
+
+journal, kills, acknowledged, killed = Journal(sys.argv[1]), int(sys.argv[2]), [], 0
+chance = random.Random(0)
+acknowledged.append(journal.append("note").id)
+for victim in range(kills):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        whole = os.write
+        if victim % 2:  # a slow disk, which takes a line in pieces: the kill may come between two
+            os.write = lambda descriptor, content: time.sleep(0.0003) or whole(descriptor, content[:200])
+        while True:
+            event = journal.append("note", text="x" * chance.choice((10, 500, 5_000)))
+            whole(writing, event.id.encode() + b"\\n")
+    os.close(writing)
+    time.sleep(chance.uniform(0, 0.03))
+    os.kill(child, signal.SIGKILL)
+    killed += os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    said = b""
+    while piece := os.read(reading, 65536):
+        said += piece
+    os.close(reading)
+    acknowledged += said.decode().splitlines()
+print(json.dumps({"killed": killed, "acknowledged": acknowledged}))
+"""
 
 
 @pytest.fixture
@@ -264,6 +294,49 @@ def test_a_clock_put_back_keeps_the_order_and_is_told(
     assert [problem.kind for problem in reading.problems] == ["clock"]
 
 
+def test_a_line_merged_from_the_future_is_found_wherever_it_lies(journal: Journal) -> None:
+    """What is appended sorts last, though neither the last nor the first line is the latest."""
+    journal.path.parent.mkdir()
+    lines = [make_event(number).to_line() for number in range(50)]
+    ahead = make_event(99, time="2090-01-01T00:00:00.000000+00:00").to_line()
+    journal.path.write_text("\n".join([*lines[:25], ahead, *lines[25:]]) + "\n")
+    last = journal.append("note", text="now")
+    assert last.time > "2090"
+    assert journal.read().events[-1] == last
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '{"time": "9999-99-99T99:99:99.999999+00:00", "schema": 1}',
+        '{"time": "zzzz", "schema": 1}',
+        '"time": "',
+    ],
+)
+def test_a_time_that_cannot_be_doesnt_hide_the_latest(journal: Journal, bad: str) -> None:
+    journal.path.parent.mkdir()
+    ahead = make_event(99, time="2090-01-01T00:00:00.000000+00:00")
+    journal.path.write_text(f"{ahead.to_line()}\n{bad}\n")
+    if "9999" in bad:  # in the form of a time: by the clock, then, as with no time at all
+        assert journal.append("note").time < "2090"
+    else:
+        assert journal.append("note").time > "2090"
+
+
+def test_reading_what_holds_a_text_passes_over_the_rest(journal: Journal) -> None:
+    journal.path.parent.mkdir()
+    wanted = [make_event(number, "tick", data={"item": "a"}) for number in (2, 5)]
+    lines = [make_event(1).to_line(), wanted[0].to_line(), "garbage", "", make_event(4).to_line()]
+    journal.path.write_text("\n".join([*lines, wanted[1].to_line(), '{"item": "a"']))
+    reading = journal.read("tick", holding='"a"')
+    assert reading.events == tuple(wanted)
+    assert [(problem.line_number, problem.kind) for problem in journal.read(holding='"a"').problems] == [
+        (7, "torn")
+    ]
+    assert journal.read(holding="garbage").problems[0].line_number == 3
+    assert journal.read(holding="nowhere").events == ()
+
+
 def test_reading_some_kinds_passes_over_the_others(journal: Journal) -> None:
     wanted = [journal.append("tick", item="a"), journal.append("untick", item="a")]
     journal.append("note", text='"kind": "tick"')
@@ -275,16 +348,16 @@ def test_reading_some_kinds_passes_over_the_others(journal: Journal) -> None:
 
 
 def test_two_processes_at_once_lose_and_double_nothing(journal: Journal) -> None:
-    writers = [start_writer(journal.path, 200, text) for text in ("one", "two")]
+    writers = [start_writer(journal.path, 1_000, text) for text in ("one", "two")]
     acknowledged = [line for writer in writers for line in writer.communicate(timeout=60)[0].split()]
     assert [writer.returncode for writer in writers] == [0, 0]
     reading = journal.read()
-    assert len(reading.events) == len(set(acknowledged)) == 400
+    assert len(reading.events) == len(set(acknowledged)) == 2_000
     assert {event.id for event in reading.events} == set(acknowledged)
     assert reading.problems == ()
     for text in ("one", "two"):  # the order in which each wrote is the order of its times
         numbers = [event.data["number"] for event in reading.events if event.data["text"] == text]
-        assert numbers == list(range(200))
+        assert numbers == list(range(1_000))
 
 
 def test_threads_at_once_lose_and_double_nothing(journal: Journal) -> None:
@@ -299,7 +372,7 @@ def test_threads_at_once_lose_and_double_nothing(journal: Journal) -> None:
 def test_a_killed_writer_loses_nothing_that_was_acknowledged(journal: Journal) -> None:
     chance = random.Random(0)
     acknowledged: list[str] = []
-    for _ in range(5):
+    for _ in range(3):
         writer = start_writer(journal.path, 100_000, "x" * 5_000)
         assert writer.stdout is not None
         for _ in range(chance.randrange(1, 40)):
@@ -311,6 +384,31 @@ def test_a_killed_writer_loses_nothing_that_was_acknowledged(journal: Journal) -
     ids = [event.id for event in journal.read().events]
     assert len(ids) == len(set(ids))
     assert set(acknowledged) <= set(ids)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
+def test_two_hundred_kills_at_random_moments_cost_no_acknowledged_event(journal: Journal) -> None:
+    """Each victim is a fork that appends as fast as it can, until SIGKILL hits it wherever it is."""
+    kills = 200
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(journal.path), str(kills)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["killed"] == kills
+    reading = journal.read()
+    ids = [event.id for event in reading.events]
+    assert len(ids) == len(set(ids))
+    assert set(told["acknowledged"]) <= set(ids)
+    assert len(told["acknowledged"]) > kills  # they were at work
+    assert len(ids) - len(told["acknowledged"]) <= kills  # at most the one that was being acknowledged
+    assert {problem.kind for problem in reading.problems} <= {"torn", "unreadable"}
+    assert 0 < len(reading.problems) <= kills  # some kills did hit the middle of a line
+    assert journal.append("note", text="and on it goes") in journal.read().events
 
 
 def test_another_process_holding_the_lock_is_told(journal: Journal) -> None:
@@ -414,6 +512,56 @@ def test_a_parent_that_is_a_file_is_told(tmp_path: Path, below: str) -> None:
     with pytest.raises(JournalError, match="is a file, where a folder is needed"):
         Journal(tmp_path / "file" / below).read()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+FULL = """
+import resource, signal, sys
+from lessonkit.progress.journal import Journal
+journal = Journal(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as on a full disk: the write itself fails
+room = journal.path.stat().st_size + int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+try:
+    journal.append("note", text="too long for the room that is left " * 100)
+except OSError as error:
+    print(type(error).__name__, error.errno, str(error).splitlines()[1])
+print(len(journal.read().events), len(journal.read().problems))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on a file's size")
+@pytest.mark.parametrize("room", [0, 1, 100, 1000])
+def test_a_file_that_cannot_grow_takes_a_part_and_gives_it_back(journal: Journal, room: int) -> None:
+    """A real operating system's refusal in the middle of a line, not a simulated one."""
+    first = journal.append("note", text="first")
+    before = journal.path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(journal.path), str(room)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    said, counts = done.stdout.splitlines()
+    assert said.startswith(f"JournalError {errno.EFBIG} Why: ")
+    assert counts == "1 0"
+    assert journal.path.read_bytes() == before
+    second = journal.append("note", text="there is room again")
+    assert journal.read().events == (first, second)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").symlink_to("/dev/full")
+    journal = Journal(tmp_path / "journal.jsonl")
+    descriptor = os.open("/dev/full", os.O_RDWR)
+    try:
+        with pytest.raises(OSError, match="No space left") as caught:
+            module._write_durably(descriptor, journal.path, [b"{}"])
+    finally:
+        os.close(descriptor)
+    told = module._explained(caught.value, journal.path, "written")
+    assert "the disk is full" in told.why
+    assert "free some disk space" in told.fix
 
 
 @pytest.mark.skipif(

@@ -190,6 +190,17 @@ def test_record_keeps_a_real_run(begin, capsys, scale: str):
     assert "Recorded" in capsys.readouterr().out
 
 
+def test_record_keeps_the_last_trainings_curves(begin):
+    lesson = begin()
+    lesson.runs += [Run(losses=[(step, 3.0 - number) for step in range(1, 201)]) for number in range(6)]
+    lesson.runs.append(Run(losses=[(1, 0.5)]))  # a single point is no curve
+    lesson.record(test_accuracy=0.96)
+    curves = events("run")[0]["curves"]
+    assert list(curves) == ["training 3", "training 4", "training 5", "training 6"]
+    assert all(len(points) <= 60 for points in curves.values())
+    assert curves["training 6"][-1] == [200, -2.0]
+
+
 def test_record_at_smoke_scale_leaves_no_evidence(begin, capsys):
     lesson = begin("smoke")
     lesson.record(test_accuracy=0.5)

@@ -23,24 +23,30 @@ from lessonkit.curriculum import (
     WeekBlock,
     load_curriculum,
 )
-from lessonkit.errors import UnknownNameError
+from lessonkit.errors import JournalError, UnknownNameError
 from lessonkit.progress import (
     Event,
     Journal,
     Progress,
+    add_note,
     choose_path,
     evidence_ticks,
     evidence_why,
     fold,
     record_evidence,
     render_text,
+    set_celebrate,
+    set_only,
     tick,
     to_dict,
     untick,
 )
+from lessonkit.progress.evidence import exercise_names
 
 
-def lesson(name: str, *needs: str, written: bool = True, kind: str = "notebook") -> Lesson:
+def lesson(
+    name: str, *needs: str, written: bool = True, kind: str = "notebook", technique: str = "lora"
+) -> Lesson:
     notebook = None if kind == "guide" else f"notebooks/{name}.ipynb"
     return Lesson(
         name,
@@ -52,7 +58,7 @@ def lesson(name: str, *needs: str, written: bool = True, kind: str = "notebook")
         written,
         "Why.",
         notebook,
-        "lora",
+        technique,
         needs,
     )
 
@@ -68,7 +74,7 @@ LESSONS = (
     lesson("first", "welcome", "guide"),
     lesson("second", "first"),
     lesson("third", "second", written=False),
-    lesson("fourth", "third"),
+    lesson("fourth", "third", technique="qlora"),
 )
 QUICK = learning_path(
     "quick-start",
@@ -82,8 +88,11 @@ DEEP = learning_path("deep-dive", ("fourth",), ChecklistItem("run-fourth", "Run 
 CURRICULUM = Curriculum(
     1,
     (Level("beginner", "Beginner", "."), Level("expert", "Expert", ".")),
-    (Technique("lora", "LoRA", "LoRA", ".", "lessons/lora/guide.md", True),),
-    {"lora": {"beginner": "first", "expert": "N/A"}},
+    (
+        Technique("lora", "LoRA", "LoRA", ".", "lessons/lora/guide.md", True),
+        Technique("qlora", "QLoRA", "QLoRA", ".", "lessons/qlora/guide.md", False),
+    ),
+    {"lora": {"beginner": "first", "expert": "N/A"}, "qlora": {"beginner": "N/A", "expert": "fourth"}},
     LESSONS,
     (QUICK, DEEP),
     (),
@@ -140,7 +149,7 @@ def test_runs_exercises_notes_and_path_are_kept(journal: Journal) -> None:
     run = add_run(journal, "first", metrics={"accuracy": 0.9, "loss": float("nan"), "label": "earn"})
     passed = journal.append("exercise", lesson="first", exercise="predict", outcome="passed")
     journal.append("exercise", lesson="first", exercise="predict", outcome="passed")
-    failed = journal.append("exercise", lesson="first", exercise="write", outcome="failed")
+    journal.append("exercise", lesson="first", exercise="write", outcome="failed")
     journal.append("note", text="rank 8 is enough", about="lora")
     choose_path(journal, CURRICULUM, "deep-dive")
     progress = state(journal)
@@ -157,7 +166,8 @@ def test_runs_exercises_notes_and_path_are_kept(journal: Journal) -> None:
     assert progress.passed == {"first": {"predict": passed.time}}
     assert [note.text for note in progress.notes] == ["rank 8 is enough"]
     assert progress.path == "deep-dive"
-    assert progress.others == [failed]
+    assert progress.failed == {"first": {"write": 1}}
+    assert progress.others == []
 
 
 def test_unknown_kinds_and_odd_data_are_kept_for_others(journal: Journal) -> None:
@@ -187,6 +197,62 @@ def test_a_chosen_path_or_item_that_no_longer_exists_does_no_harm(journal: Journ
     assert render_text(progress, CURRICULUM)
 
 
+def test_failures_count_since_the_last_pass(journal: Journal) -> None:
+    for outcome in ("failed", "failed", "error", "failed"):
+        journal.append("exercise", lesson="first", exercise="predict", outcome=outcome)
+    journal.append("exercise", lesson="first", exercise="write", outcome="failed")
+    assert state(journal).failed == {"first": {"predict": 3, "write": 1}}
+    journal.append("exercise", lesson="first", exercise="predict", outcome="passed")
+    assert state(journal).failed == {"first": {"write": 1}}
+    journal.append("exercise", lesson="first", exercise="predict", outcome="failed")
+    assert state(journal).failed == {"first": {"write": 1, "predict": 1}}
+    assert list(state(journal).passed["first"]) == ["predict"]  # once passed stays passed
+
+
+def test_work_adds_up_per_lesson_and_nonsense_counts_nothing(journal: Journal) -> None:
+    for seconds in (300, 120.5):
+        journal.append("work", lesson="first", seconds=seconds)
+    journal.append("work", lesson="second", seconds=60)
+    nonsense = [
+        journal.append("work", lesson="first", seconds=seconds)
+        for seconds in (-5, 0, float("nan"), float("inf"), 1e12, True, "soon", None, [1])
+    ]
+    nonsense.append(journal.append("work", seconds=5))
+    progress = state(journal)
+    assert progress.work == {"first": 420.5, "second": 60}
+    assert progress.others == nonsense
+
+
+def test_curves_of_a_run_are_kept_as_far_as_they_are_sound(journal: Journal) -> None:
+    good, short = [[1, 2.5], [2, 2.0]], [[1, 2.5]]
+    odd = [[1, 2.5], ["x"], [2, float("nan")], 7, [3, 2.0, 1], [4, 1.5]]
+    add_run(journal, "first", curves={"good": good, "short": short, "odd": odd, "none": None})
+    add_run(journal, "first", curves=[1, 2])
+    with_curves, without = state(journal).runs["first"]
+    assert with_curves.curves == {"good": [(1, 2.5), (2, 2.0)], "odd": [(1, 2.5), (4, 1.5)]}
+    assert without.curves == {}
+
+
+def test_one_technique_and_celebrating_are_settings_whose_last_word_counts(journal: Journal) -> None:
+    assert (state(journal).only, state(journal).celebrate) == ("", True)
+    set_only(journal, CURRICULUM, "qlora")
+    set_celebrate(journal, False)
+    assert (state(journal).only, state(journal).celebrate) == ("qlora", False)
+    journal.append("setting", name="celebrate", value="perhaps")
+    journal.append("setting", name="volume", value=True)
+    assert not state(journal).celebrate
+    set_only(journal, CURRICULUM, "all")
+    set_celebrate(journal, True)
+    assert (state(journal).only, state(journal).celebrate) == ("", True)
+    before = journal.path.read_bytes()
+    with pytest.raises(UnknownNameError) as caught:
+        set_only(journal, CURRICULUM, "qlorra")
+    assert caught.value.nearest[0] == "qlora"
+    assert journal.path.read_bytes() == before
+    journal.append("only", technique="gone in a later version")
+    assert state(journal).only == ""
+
+
 # ---- Ticking by hand -------------------------------------------------------------------------------
 
 
@@ -210,6 +276,37 @@ def test_an_unknown_item_is_told_with_the_nearest_and_writes_nothing(journal: Jo
         assert caught.value.nearest[0] == "run-first"
     with pytest.raises(UnknownNameError):
         choose_path(journal, CURRICULUM, "slow-start")
+    assert not journal.path.exists()
+
+
+def test_a_tick_reads_only_what_is_about_its_item(journal: Journal) -> None:
+    tick(journal, CURRICULUM, "run-first")
+    tick(journal, CURRICULUM, "run-both", why='says "run-first" in words')
+    journal.append("note", text='"run-first" is done', about="run-first")
+    untick(journal, CURRICULUM, "run-both")
+    assert not tick(journal, CURRICULUM, "run-first").changed
+    assert tick(journal, CURRICULUM, "run-both").changed
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "😀 done", "tab\t and \u2028", "x" * 100_000])
+def test_a_note_is_kept_word_for_word(journal: Journal, text: str) -> None:
+    add_note(journal, CURRICULUM, text, "lora")
+    assert [(note.text, note.about) for note in state(journal).notes] == [(text, "lora")]
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "x" * 1_000_000])
+def test_a_note_that_is_empty_or_endless_is_refused(journal: Journal, text: str) -> None:
+    with pytest.raises(JournalError) as caught:
+        add_note(journal, CURRICULUM, text)
+    assert len(str(caught.value)) < 400
+    assert caught.value.fix
+    assert not journal.path.exists()
+
+
+def test_a_note_about_nothing_known_is_refused(journal: Journal) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        add_note(journal, CURRICULUM, "text", about="frist")
+    assert caught.value.nearest[0] == "first"
     assert not journal.path.exists()
 
 
@@ -243,6 +340,35 @@ def test_all_lessons_exercises_and_readings_are_asked_for(journal: Journal) -> N
     tick(journal, CURRICULUM, "guide")
     assert set(evidence_ticks(state(journal), CURRICULUM)) == {"run-first", "run-both", "understand"}
     assert "read guide" in evidence_why(state(journal), CURRICULUM, "understand")
+
+
+def test_why_names_the_exercises_that_speak_for_it(journal: Journal) -> None:
+    real = load_curriculum(check_files=False)
+    item = "run-beginner-full-fine-tuning"
+    add_run(journal, "beginner/full-fine-tuning")
+    bare = evidence_why(fold(journal.read().events, real), real, item)
+    assert bare.startswith("ran beginner/full-fine-tuning (laptop, 20")
+    assert "exercises" not in bare
+    names = exercise_names("beginner/full-fine-tuning")
+    for name in (*names[:2], "one that is gone"):
+        journal.append(
+            "exercise", lesson="beginner/full-fine-tuning", exercise=name, outcome="passed", diagnosis=""
+        )
+    (event,) = (event for event in record_evidence(journal, real) if event.data["item"] == item)
+    assert event.data["why"] == f"{bare}, 2 of {len(names)} exercises passed"
+
+
+def test_what_says_understand_asks_for_exercises_and_what_says_run_does_not() -> None:
+    for item in load_curriculum(check_files=False).items:
+        words = item.text.split()
+        written = [name for name in item.evidence.lessons if exercise_names(name)]
+        if words[0] == "Understand" and written:
+            assert item.evidence.exercises, item.id
+        if words[0] == "Run":
+            assert not item.evidence.exercises, item.id
+        for name in item.evidence.exercises:
+            lesson_id, _, exercise = name.partition(":")
+            assert exercise in exercise_names(lesson_id), name
 
 
 def test_a_notebook_ticked_by_hand_was_not_run(journal: Journal) -> None:
@@ -307,6 +433,47 @@ def test_a_prerequisite_that_is_not_written_blocks_nobody(journal: Journal) -> N
     assert state(journal).next_step("deep-dive").id == "fourth"
 
 
+@pytest.mark.parametrize(
+    ("spent", "left"), [(0, 30), (7 * 60, 25), (16 * 60, 15), (28 * 60, 5), (300 * 60, 5)], ids=str
+)
+def test_a_lesson_begun_comes_first_with_the_minutes_left(journal: Journal, spent: int, left: int) -> None:
+    journal.append("exercise", lesson="second", exercise="predict", outcome="failed")
+    for _ in range(-(-spent // 3600)):
+        journal.append("work", lesson="second", seconds=min(spent, 3600))
+    step = state(journal).next_step()
+    assert (step.kind, step.id, step.minutes) == ("lesson", "second", left)
+    assert step.text.startswith(f"Resume here (about {left} minutes): Second")
+    assert "lessonkit run second" in step.command
+    add_run(journal, "second")
+    assert state(journal).next_step().id != "second"
+
+
+def test_of_several_begun_lessons_the_latest_is_resumed(journal: Journal) -> None:
+    for name in ("second", "first", "no such lesson", "third"):  # the third is not written
+        journal.append("work", lesson=name, seconds=60)
+    assert state(journal).next_step().id == "first"
+    tick(journal, CURRICULUM, "first")  # by hand: it is done, too
+    assert state(journal).next_step().id == "second"
+
+
+def test_one_technique_keeps_to_its_lessons_while_any_is_open(journal: Journal) -> None:
+    journal.append("work", lesson="first", seconds=60)
+    set_only(journal, CURRICULUM, "qlora")
+    assert state(journal).next_step().id == "fourth"
+    journal.append("work", lesson="fourth", seconds=60)
+    assert state(journal).next_step().text.startswith("Resume here (about 30 minutes): Fourth")
+    add_run(journal, "fourth")
+    assert state(journal).next_step().id == "first"  # back on the path, where it was left
+
+
+def test_an_item_that_waits_for_an_exercise_says_which(journal: Journal) -> None:
+    for name in ("welcome", "first", "second"):
+        add_run(journal, name)
+    record_evidence(journal, CURRICULUM)
+    tick(journal, CURRICULUM, "understand")
+    assert "the exercise first:predict is still open" in state(journal).next_step().text
+
+
 # ---- Text and JSON ---------------------------------------------------------------------------------
 
 
@@ -332,6 +499,28 @@ def test_text_shows_boxes_grid_runs_and_next(journal: Journal) -> None:
     assert "Next: Second (30 minutes)" in text
 
 
+def test_one_technique_shows_only_its_own_and_says_how_to_see_all(journal: Journal) -> None:
+    add_run(journal, "first")
+    set_only(journal, CURRICULUM, "qlora")
+    progress = state(journal)
+    text = render_text(progress, CURRICULUM)
+    assert "QLoRA" in text
+    assert "Run the first" not in text
+    assert "LoRA " not in text.replace("QLoRA", "")
+    assert "No runs yet" in text
+    assert "lessonkit progress --all" in text
+    everything = render_text(progress, CURRICULUM, everything=True)
+    assert "Run the first" in everything
+    assert "--all" not in everything
+
+
+def test_text_says_time_and_days(journal: Journal) -> None:
+    journal.append("work", lesson="first", seconds=1500)
+    text = render_text(state(journal), CURRICULUM)
+    assert "Time: 25 minutes this week" in text
+    assert "Days: 1 study day this week" in text
+
+
 def test_json_is_strict_and_says_the_same(journal: Journal) -> None:
     add_run(journal, "first", metrics={"loss": float("inf")})
     record_evidence(journal, CURRICULUM)
@@ -343,7 +532,7 @@ def test_json_is_strict_and_says_the_same(journal: Journal) -> None:
     ]
     item = told["paths"][0]["items"][1]
     assert (item["id"], item["ticked"], item["by"]) == ("run-first", True, "evidence")
-    assert told["grid"] == {"lora": {"beginner": "done", "expert": "N/A"}}
+    assert told["grid"]["lora"] == {"beginner": "done", "expert": "N/A"}
     assert told["runs"][0]["metrics"] == {"loss": "inf"}
     assert told["next"]["id"] == "second"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import threading
@@ -229,6 +230,24 @@ def test_measured_runs_are_noted_in_the_lesson_under_way(monkeypatch):
     with pytest.raises(ValueError, match="mine"), measure():
         raise ValueError("mine")
     assert under_way.runs == [first]  # what failed is no result
+
+
+def test_run_keeps_the_loss_of_each_step(make_trainer):
+    measured = run(make_trainer(arguments={"max_steps": 7}))
+    assert [step for step, _ in measured.losses] == list(range(1, 8))
+    assert sum(loss for _, loss in measured.losses) / 7 == pytest.approx(measured.loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 59, 60, 61, 1000])
+def test_a_kept_curve_is_small_and_ends_where_the_training_did(steps: int):
+    measured = Run(losses=[(step, float(step)) for step in range(1, steps + 1)])
+    curve = measured.curve()
+    assert len(curve) <= 60
+    assert steps < 60 or len(curve) > 20
+    assert [step for step, _ in curve][-1:] == ([steps] if steps else [])
+    assert all(first[0] < second[0] for first, second in itertools.pairwise(curve))
+    size = -(-steps // 60)
+    assert all(step - size < loss <= step for step, loss in curve)
 
 
 def test_run_is_plain_data_and_one_line():

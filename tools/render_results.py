@@ -126,11 +126,28 @@ def speed(measured: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def progress(measured: dict[str, Any]) -> Iterator[str]:
+    """How long progress takes with many events."""
+    yield "| with 10,000 events in the journal | median | slowest |".replace(
+        "10,000", f"{measured['events']:,}"
+    )
+    yield "|---|---|---|"
+    for row in measured["rows"]:
+        cells = (f"{row[f'{kind}_milliseconds']:,.0f} ms" for kind in ("median", "slowest"))
+        yield f"| {row['name']} | {' | '.join(cells)} |"
+    yield ""
+    yield (
+        f"A journal of {measured['journal_bytes'] / 1e6:.1f} MB; commands as processes of their own, from start to end; "
+        f"a tick is on the disk when it is done. The first call is not counted. {_measured_on(measured)}"
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "attention-on-cpu": attention_on_cpu,
     "full-fine-tuning": full_fine_tuning,
     "memory-foresight": memory_foresight,
     "memory-published": memory_published,
+    "progress": progress,
     "speed": speed,
     "survival": survival,
     "speed-without-bf16": speed,

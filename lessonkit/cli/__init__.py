@@ -9,24 +9,33 @@ import sys
 import typer
 
 from lessonkit.cli.app import app
+from lessonkit.cli.data import export, merge
+from lessonkit.cli.explain import explain
 from lessonkit.cli.lessons import lessons, run
 from lessonkit.cli.machine import doctor, fetch, plan
-from lessonkit.cli.progress import merge, next_, note, path, progress, tick, untick
+from lessonkit.cli.progress import next_, note, path, progress, tick, untick
+from lessonkit.cli.stuck import stuck
+from lessonkit.cli.study import focus, only
 from lessonkit.errors import LessonkitError
 
 __all__ = [
     "app",
     "doctor",
+    "explain",
+    "export",
     "fetch",
+    "focus",
     "lessons",
     "main",
     "merge",
     "next_",
     "note",
+    "only",
     "path",
     "plan",
     "progress",
     "run",
+    "stuck",
     "tick",
     "untick",
 ]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lessonkit.curriculum import Curriculum
     from lessonkit.progress import Journal
 
-__all__ = ["Json", "app", "known", "print_json", "study"]
+__all__ = ["Json", "app", "print_json", "study"]
 
 app = typer.Typer(
     help="Learn model fine-tuning by doing it.",
@@ -34,16 +34,3 @@ def study() -> tuple[Curriculum, Journal]:
     from lessonkit.progress import Journal
 
     return load_curriculum(check_files=False), Journal()
-
-
-def known(name: str) -> None:
-    """Raise UnknownNameError unless a note can be about it: the progress table would never show it."""
-    from lessonkit.curriculum import load_curriculum
-    from lessonkit.errors import UnknownNameError
-
-    curriculum = load_curriculum(check_files=False)
-    names = [each.id for each in (*curriculum.techniques, *curriculum.lessons, *curriculum.items)]
-    if name not in names:
-        raise UnknownNameError(
-            "lesson, technique or item", name, names, fix="`lessonkit progress` names them"
-        )

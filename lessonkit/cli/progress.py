@@ -1,31 +1,34 @@
-"""Commands about what has been done: show it, tick it, note it, merge it."""
+"""Commands about what has been done: show it, tick it, note it, choose what comes."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 from typing import Annotated
 
 import typer
 
-from lessonkit.cli.app import Json, app, known, print_json, study
+from lessonkit.cli.app import Json, app, print_json, study
 
-__all__ = ["merge", "next_", "note", "path", "progress", "tick", "untick"]
+__all__ = ["next_", "note", "path", "progress", "tick", "untick"]
 
 
 @app.command()
-def progress(as_json: Json = False) -> None:
-    """Show the path, what is ticked, the technique grid and the runs so far."""
-    from lessonkit.progress import render_text, to_dict
+def progress(
+    everything: Annotated[
+        bool, typer.Option("--all", help="All techniques, also while you look at one only.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the path, what is ticked, the technique grid, your time and the runs so far."""
+    from lessonkit.progress import fold, render_text, to_dict
 
     curriculum, journal = study()
-    from lessonkit.progress import fold
-
     reading = journal.read()
     state = fold(reading.events, curriculum)
     if as_json:
         print_json(to_dict(state, curriculum))
         return
-    typer.echo(render_text(state, curriculum))
+    typer.echo(render_text(state, curriculum, everything=everything))
     for problem in reading.problems:
         typer.echo(f"Note: {problem}", err=True)
 
@@ -72,18 +75,15 @@ def untick(item: Annotated[str, typer.Argument(help="A checklist item.")]) -> No
 
 @app.command()
 def note(
-    text: Annotated[str, typer.Argument(help="Your own words; they stay on this computer.")],
-    about: Annotated[str, typer.Option(help="A lesson or item that it belongs to.")] = "",
+    text: Annotated[str, typer.Argument(help="Your own words; they stay on this computer. - reads a pipe.")],
+    about: Annotated[str, typer.Option(help="A lesson, technique or item that it belongs to.")] = "",
 ) -> None:
     """Keep a note."""
-    from lessonkit.errors import JournalError
-    from lessonkit.progress import Journal
+    from lessonkit.progress import add_note
 
-    if not text.strip():
-        raise JournalError("The note is empty.", fix='lessonkit note "what I found out"')
-    if about:
-        known(about)
-    Journal().append("note", text=text, about=about)
+    curriculum, journal = study()
+    text = sys.stdin.read().strip() if text == "-" else text
+    add_note(journal, curriculum, text, about)
     typer.echo("Kept.")
 
 
@@ -95,14 +95,3 @@ def path(name: Annotated[str, typer.Argument(help="quick-start, deep-dive or pro
     curriculum, journal = study()
     choose_path(journal, curriculum, name)
     typer.echo(f"Your path: {curriculum.path(name).title}. What comes next: lessonkit next")
-
-
-@app.command()
-def merge(file: Annotated[Path, typer.Argument(help="A journal of yours from another machine.")]) -> None:
-    """Add another machine's journal to this one's; as often as you like."""
-    from lessonkit.progress import Journal
-
-    report = Journal().merge(file)
-    typer.echo(f"{report.added} events added, {report.already} were here already.")
-    for problem in report.problems:
-        typer.echo(f"Note: {problem}", err=True)

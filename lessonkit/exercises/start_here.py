@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lessonkit.exercises.engine import Choice, Exercise, WrongAnswer
+from lessonkit.exercises import Choice, Exercise, WrongAnswer
 
 
 def exercises() -> list[Exercise]:
@@ -11,6 +11,7 @@ def exercises() -> list[Exercise]:
         Choice(
             name="what-it-starts-from",
             reference="b",
+            also_right=("B", "(b)"),
             options={
                 "a": "a model that knows nothing yet",
                 "b": "a model that has been trained on other, general texts",

@@ -6,26 +6,25 @@ progress = fold(reading.events, load_curriculum())
 """
 
 from lessonkit.progress.events import SCHEMA, Event, Problem, Reading
+from lessonkit.progress.evidence import evidence_ticks, evidence_why, record_evidence
+from lessonkit.progress.folding import fold
 from lessonkit.progress.journal import Journal, MergeReport, journal_path
+from lessonkit.progress.records import Done, Note, Progress, Run, Tick, Work
 from lessonkit.progress.report import render_text, to_dict
+from lessonkit.progress.suggestions import Suggestion
 from lessonkit.progress.tracker import (
-    Note,
-    Progress,
-    Run,
-    Suggestion,
-    Tick,
     TickOutcome,
+    add_note,
     choose_path,
-    evidence_ticks,
-    evidence_why,
-    fold,
-    record_evidence,
+    set_celebrate,
+    set_only,
     tick,
     untick,
 )
 
 __all__ = [
     "SCHEMA",
+    "Done",
     "Event",
     "Journal",
     "MergeReport",
@@ -37,6 +36,8 @@ __all__ = [
     "Suggestion",
     "Tick",
     "TickOutcome",
+    "Work",
+    "add_note",
     "choose_path",
     "evidence_ticks",
     "evidence_why",
@@ -44,6 +45,8 @@ __all__ = [
     "journal_path",
     "record_evidence",
     "render_text",
+    "set_celebrate",
+    "set_only",
     "tick",
     "to_dict",
     "untick",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,11 @@ class Event:
     def rank(self) -> tuple[str, str]:
         """What orders events: their time, then their id."""
         return (self.time, self.id)
+
+    @property
+    def moment(self) -> str:
+        """When it happened by the machine's own clock: what durations and days are counted with."""
+        return self.clock or self.time
 
     def to_line(self) -> str:
         """The event as one line of JSON, without the newline."""
@@ -118,19 +123,19 @@ class Line:
 class Scan:
     """The lines of one file: what is kept, each event once, and the problems.
 
-    kinds: look at the lines of these kinds only; none means all.
+    kinds: look at the lines of these kinds only; none means all. holding: only at lines with this text.
     """
 
-    def __init__(self, content: bytes, kinds: tuple[str, ...] = ()) -> None:
+    def __init__(self, content: bytes, kinds: tuple[str, ...] = (), holding: str = "") -> None:
         self.lines: list[Line] = []
         self.problems: list[Problem] = []
         self._by_id: dict[str, list[Line]] = {}
         wanted = re.compile('"kind": *"({})"'.format("|".join(map(re.escape, kinds))).encode())
-        lines = content.removeprefix(BOM).split(b"\n")
-        for number, padded in enumerate(lines, start=1):
+        lines = _lines_holding(content.removeprefix(BOM), holding.encode())
+        for number, padded, ended in lines:
             raw = padded.strip()
             if raw and (not kinds or wanted.search(raw)):
-                self._take(number, raw, ended=number < len(lines))
+                self._take(number, raw, ended=ended)
 
     def has(self, line: Line) -> bool:
         """Whether this very event is there; a different one with the same id doesn't count."""
@@ -175,6 +180,22 @@ class Scan:
         latest = [max(lines, key=lambda line: line.rank) for lines in self._by_id.values()]
         events = sorted((line.event for line in latest if line.event), key=lambda event: event.rank)
         return Reading(tuple(events), tuple(sorted(self.problems, key=lambda told: told.line_number)), path)
+
+
+def _lines_holding(content: bytes, text: bytes) -> Iterator[tuple[int, bytes, bool]]:
+    """Each line that holds the text: its number from 1, its bytes, and whether a newline follows it."""
+    if not text:
+        lines = content.split(b"\n")
+        yield from ((number, raw, number < len(lines)) for number, raw in enumerate(lines, start=1))
+        return
+    number, start, found = 1, 0, content.find(text)
+    while found >= 0:
+        begin = content.rfind(b"\n", 0, found) + 1
+        number += content.count(b"\n", start, begin)
+        end = content.find(b"\n", found)
+        start = end if end >= 0 else len(content)
+        yield number, content[begin:start], end >= 0
+        found = content.find(text, start)
 
 
 def _parse(raw: bytes) -> Event:

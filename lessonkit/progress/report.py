@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lessonkit.progress.events import local_time, plain
-from lessonkit.progress.tracker import NOT_WRITTEN, Progress, Run
+from lessonkit.progress.pace import pace, streak
+from lessonkit.progress.records import Progress, Run
+from lessonkit.progress.suggestions import NOT_WRITTEN
 
 if TYPE_CHECKING:
     from lessonkit.curriculum import ChecklistItem, Curriculum, LearningPath, Lesson
 
-__all__ = ["render_text", "to_dict"]
+__all__ = ["cell", "of_technique", "render_text", "to_dict"]
 
 RUNS_SHOWN = 10
 
@@ -21,41 +24,64 @@ def to_dict(progress: Progress, curriculum: Curriculum) -> dict[str, Any]:
     """All of it as strict JSON; NaN and infinities, which JSON lacks, as text."""
     told = {
         "path": progress.path,
+        "only": progress.only,
         "paths": [_path_dict(progress, path) for path in curriculum.paths],
         "grid": {
             technique.id: {
-                level.id: _cell(progress, lesson)
-                for level, lesson in zip(curriculum.levels, row, strict=True)
+                level.id: cell(progress, lesson) for level, lesson in zip(curriculum.levels, row, strict=True)
             }
             for technique, row in curriculum.grid_rows()
         },
         "runs": [asdict(run) for run in _all_runs(progress)],
         "exercises_passed": progress.passed,
         "notes": [asdict(note) for note in progress.notes],
+        "pace": asdict(pace(progress)),
+        "streak": asdict(streak(progress)),
         "next": asdict(progress.next_step()),
     }
     return plain(told)
 
 
-def render_text(progress: Progress, curriculum: Curriculum) -> str:
-    """The chosen path's checklist, the technique grid, the runs and what's next, as plain text."""
+def render_text(
+    progress: Progress, curriculum: Curriculum, *, everything: bool = False, now: datetime | None = None
+) -> str:
+    """The chosen path's checklist, the technique grid, the time, the runs and what's next, as plain text.
+
+    everything: all techniques, also where one was chosen.
+    """
     path = curriculum.path(progress.path)
+    only = "" if everything else progress.only
     ticked, total = progress.done(path.id)
     lines = [f"{path.emoji} {path.title} ({path.weeks_text}): {ticked} of {total} done"]
-    lines += [_item_line(progress, item) for item in path.checklist]
-    for other in curriculum.paths:
+    shown = [item for item in path.checklist if not only or of_technique(curriculum, item, only)]
+    lines += [_item_line(progress, item) for item in shown]
+    if only:
+        title, hidden = curriculum.technique(only).title, total - len(shown)
+        lines.append(f"  Only {title} is shown ({hidden} more items). To see all: lessonkit progress --all")
+    for other in curriculum.paths if not only else ():
         if other.id != path.id:
             count = progress.done(other.id)
             lines.append(f"{other.emoji} {other.title}: {count.ticked} of {count.total} done ({other.id})")
-    lines += ["", *_grid_lines(progress, curriculum), ""]
-    runs = _all_runs(progress)
-    shown = runs[-RUNS_SHOWN:]
-    lines.append(f"Runs, the last {len(shown)} of {len(runs)}" if runs else "No runs yet")
-    lines += [_run_line(run) for run in reversed(shown)]
+    lines += ["", *_grid_lines(progress, curriculum, only), ""]
+    lines += [f"Time: {pace(progress, now=now).text}", f"Days: {streak(progress, now).text}", ""]
+    lines += _run_lines(progress, curriculum, only)
     step = progress.next_step()
     lines += ["", f"Next: {step.text}"]
     lines += [f"      {step.command}"] if step.command else []
     return "\n".join(lines)
+
+
+def of_technique(curriculum: Curriculum, item: ChecklistItem, technique: str) -> bool:
+    """Whether one of the lessons that earn an item is about a technique."""
+    return any(curriculum.lesson(name).technique == technique for name in item.evidence.lessons)
+
+
+def _run_lines(progress: Progress, curriculum: Curriculum, only: str) -> list[str]:
+    own = {lesson.id for lesson in curriculum.lessons if lesson.technique == only}
+    runs = [run for run in _all_runs(progress) if not only or run.lesson in own]
+    shown = runs[-RUNS_SHOWN:]
+    title = f"Runs, the last {len(shown)} of {len(runs)}" if runs else "No runs yet"
+    return [title, *map(_run_line, reversed(shown))]
 
 
 def _path_dict(progress: Progress, path: LearningPath) -> dict[str, Any]:
@@ -73,7 +99,8 @@ def _all_runs(progress: Progress) -> list[Run]:
     return sorted((run for runs in progress.runs.values() for run in runs), key=lambda run: run.time)
 
 
-def _cell(progress: Progress, lesson: Lesson | None) -> str:
+def cell(progress: Progress, lesson: Lesson | None) -> str:
+    """What a cell of the technique grid says: ``done``, ``open``, ``not written yet`` or ``N/A``."""
     if lesson is None:
         return "N/A"
     if progress.lesson_done(lesson.id):
@@ -89,14 +116,16 @@ def _item_line(progress: Progress, item: ChecklistItem) -> str:
     return f"  {box} {item.text} ({item.id})" + (f": {about}" if about else "")
 
 
-def _grid_lines(progress: Progress, curriculum: Curriculum) -> list[str]:
+def _grid_lines(progress: Progress, curriculum: Curriculum, only: str = "") -> list[str]:
     marks = {"done": "✅", "open": "⬜", NOT_WRITTEN: "⬜*", "N/A": "N/A"}
     table = [["Technique", *(level.title for level in curriculum.levels), "Notes"]]
     for technique, row in curriculum.grid_rows():
+        if only not in ("", technique.id):
+            continue
         about = {technique.id, *(lesson.id for lesson in row if lesson)}
         notes = [note.text for note in progress.notes if note.about in about]
         last = " ".join(notes[-1].split()) if notes else ""
-        cells = [marks[_cell(progress, lesson)] for lesson in row]
+        cells = [marks[cell(progress, lesson)] for lesson in row]
         table.append([technique.title, *cells, last if len(last) <= 40 else last[:39] + "…"])
     widths = [max(map(_width, column)) + 2 for column in zip(*table, strict=True)]
     padded = (

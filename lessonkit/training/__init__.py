@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "listeners", "measure", "run"]
 
 SAMPLE_SECONDS = 0.05
+CURVE_POINTS = 60  # of a loss curve that is kept
 
 # Called with each finished Run; a lesson under way registers here to note what its trainings cost.
 listeners: list[Callable[[Run], None]] = []
@@ -36,7 +37,8 @@ class Run:
     seconds: wall clock. steps: optimiser steps. tokens: tokens seen in training, padding not counted.
     peak_bytes: on CUDA the peak of allocated GPU memory; elsewhere the peak resident memory of the
     whole process, sampled 20 times a second; peak_kind says which.
-    loss: the mean training loss. history: what the Trainer logged, one dictionary an entry.
+    loss: the mean training loss. losses: (step, loss) of the steps that were looked at (on a CPU all of
+    them, after a resumption those since). history: what the Trainer logged, one dictionary an entry.
     """
 
     seconds: float = 0.0
@@ -45,6 +47,7 @@ class Run:
     peak_bytes: int = 0
     peak_kind: str = ""
     loss: float | None = None
+    losses: list[tuple[int, float]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -61,10 +64,16 @@ class Run:
         return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, without the history."""
+        """Plain data for JSON, without the history and the single losses."""
         plain = {**asdict(self), "tokens_per_second": self.tokens_per_second}
-        del plain["history"]
+        del plain["history"], plain["losses"]
         return plain
+
+    def curve(self, most: int = CURVE_POINTS) -> list[list[float]]:
+        """``[step, loss]`` pairs, at most ``most``: means over neighbouring steps, each at its last step."""
+        size = -(-len(self.losses) // most) or 1
+        groups = [self.losses[at : at + size] for at in range(0, len(self.losses), size)]
+        return [[each[-1][0], round(sum(loss for _, loss in each) / len(each), 5)] for each in groups]
 
 
 def run(trainer: Trainer, *, resume: bool = False) -> Run:
@@ -131,6 +140,7 @@ def _train(trainer: Trainer, found: Checkpoint | None, line: LiveLine) -> Run:
         guard.keep_what_fitted()
         measured.steps = output.global_step
         measured.tokens = earlier.get("tokens", 0) + watch.tokens
+        measured.losses = list(watch.losses)
     measured.seconds += earlier.get("seconds", 0.0)
     measured.loss = output.training_loss
     if "loss_sum" in earlier:

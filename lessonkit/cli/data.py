@@ -1,0 +1,133 @@
+"""Commands about what is kept: a page to show, another machine's journal, and all of it at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lessonkit.cli.app import Json, app, print_json, study
+
+__all__ = ["data", "export", "merge"]
+
+WORD = "delete"
+SUFFIXES = {".md": "markdown", ".markdown": "markdown", ".html": "html", ".htm": "html", ".json": "json"}
+
+data = typer.Typer(help="Show, export or delete all that is kept about you.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+@app.command()
+def merge(file: Annotated[Path, typer.Argument(help="A journal of yours from another machine.")]) -> None:
+    """Add another machine's journal to this one's; as often as you like."""
+    from lessonkit.progress import Journal
+
+    report = Journal().merge(file)
+    typer.echo(f"{report.added} events added, {report.already} were here already.")
+    for problem in report.problems:
+        typer.echo(f"Note: {problem}", err=True)
+
+
+@app.command()
+def export(
+    format: Annotated[str, typer.Option(help="markdown, html or json; left out, the file's name says.")] = "",
+    output: Annotated[Path | None, typer.Option(help="Save it to this file; else it is printed.")] = None,
+    with_notes: Annotated[
+        bool, typer.Option("--with-notes", help="Your notes too; they are private.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="Whose page it is, for its title.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Make a page to show: what you learned, when, and what your own runs measured."""
+    from lessonkit.progress import fold
+    from lessonkit.progress.keeping import write_new
+    from lessonkit.progress.portfolio import export as make
+
+    chosen = format or SUFFIXES.get(output.suffix.lower() if output else "", "markdown")
+    curriculum, journal = study()
+    text = make(fold(journal.read().events, curriculum), curriculum, chosen, with_notes=with_notes, name=name)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    write_new(output, lambda path: path.write_text(text, encoding="utf-8", newline="\n"), force=force)
+    typer.echo(f"Saved as {chosen}: {output}" + ("" if with_notes else " (without your notes)"))
+
+
+@data.command()
+def show(as_json: Json = False) -> None:
+    """Show what is kept: where, how much, since when."""
+    from lessonkit.hardware import format_bytes
+    from lessonkit.progress.events import local_time
+    from lessonkit.progress.keeping import what_is_kept
+
+    curriculum, journal = study()
+    kept = what_is_kept(journal, curriculum)
+    if as_json:
+        print_json(kept.to_dict())
+        return
+    typer.echo(f"Journal: {kept.journal}")
+    if not kept.exists:
+        typer.echo("  nothing yet")
+    elif kept.first:
+        count = sum(kept.kinds.values())
+        span = f"{local_time(kept.first)} to {local_time(kept.last)}"
+        typer.echo(f"  {count:,} events, {format_bytes(kept.bytes)}, {span}")
+    for kind, count in kept.kinds.items():
+        typer.echo(f"  {count:>8,}  {kind}")
+    if kept.unreadable:
+        typer.echo(f"  {kept.unreadable:>8,}  lines that can't be read (kept as they are)")
+    for folder, size in kept.outputs:
+        typer.echo(f"Saved by a lesson: {folder} ({format_bytes(size)})")
+    typer.echo("\nThat is all. It lies on this computer only; nothing is sent anywhere.")
+    typer.echo("The fetched models and datasets are not personal: `lessonkit doctor` says where they lie.")
+    typer.echo("Take it along: lessonkit data export my-data.zip    Delete it: lessonkit data delete")
+
+
+@data.command("export")
+def export_data(
+    file: Annotated[Path, typer.Argument(help="The zip file to make.")],
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Save all that is kept, notes included, as one zip file."""
+    from lessonkit.progress.keeping import export_all
+
+    curriculum, journal = study()
+    export_all(journal, curriculum, file, force=force)
+    typer.echo(f"Saved: {file} (journal, and a page to read with your notes).")
+
+
+@data.command()
+def delete(
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:
+    """Delete all that is kept. It cannot be brought back."""
+    from lessonkit.hardware import format_bytes
+    from lessonkit.progress.keeping import delete_all, what_is_kept
+
+    curriculum, journal = study()
+    kept = what_is_kept(journal, curriculum)
+    if not kept.exists and not kept.outputs:
+        typer.echo("Nothing is kept, so there is nothing to delete.")
+        return
+    if not yes:
+        count = sum(kept.kinds.values())
+        typer.echo(f"This deletes {kept.journal} ({count:,} events) and cannot be undone.")
+        for folder, size in kept.outputs:
+            typer.echo(f"Also {folder} ({format_bytes(size)}).")
+        typer.echo("To keep a copy first: lessonkit data export my-data.zip")
+        typed = typer.prompt(
+            f"Type {WORD} to delete it, anything else to keep it", default="", show_default=False
+        )
+        if not sys.stdin.isatty():  # else the Return key has ended the line
+            typer.echo()
+        if typed.strip().lower() != WORD:
+            typer.echo("Nothing was deleted.")
+            return
+    done = delete_all(journal, curriculum)
+    for path in done.removed:
+        typer.echo(f"Deleted: {path}")
+    for path in done.left:
+        typer.echo(f"Left alone: {path}")
+    typer.echo("A notebook that is still open may write a new journal: close it, or restart its kernel.")
