@@ -53,7 +53,7 @@ if __name__ == "__main__" and PYTHON_PROBLEM:
 ROOT = Path(__file__).resolve().parent
 FIRST_NOTEBOOK = "notebooks/00-start-here.ipynb"
 GB = 10**9
-VENV_BYTES = int(2.1 * GB)  # a finished .venv with PyTorch's CPU build, measured on Linux
+VENV_BYTES = int(2.3 * GB)  # a finished .venv with PyTorch's CPU build, measured on Linux
 VENV_PARTS = {"bin", "scripts", "include", "lib", "lib64", "share", "etc", "man", "doc", "pyvenv.cfg"}
 VENV_PARTS |= {".gitignore", "setup.log", "lessonkit-setup.json", "cachedir.tag", ".lock"}
 AGAIN = "Then type the same command again: it goes on from here."

@@ -1,17 +1,18 @@
 """Tokens a second of the same training, three ways, and the share of this machine's matrix speed that is used.
 
 (a) `Trainer` at its default arguments, (b) a plain fp32 PyTorch loop, (c) the lessons' arguments: `Trainer` with what
-`lessonkit.training_arguments()`, `lessonkit.model_arguments()` and `lessonkit.like_length_batches()` suggest, and
-logits only where there are labels.
+`lessonkit.training_arguments()` and `lessonkit.model_arguments()` suggest, and logits only where there are labels.
 All three without `lessonkit.run`, whose guards and checkpoints are measured in `survival.py`.
 Model, texts, labels, number of steps and batch size are the same. The ways alternate; every round has its own seed.
 
-python benchmarks/speed.py [--rounds 5]
+python benchmarks/speed.py [--rounds 5] [--only WORDS]    --only: measure the tasks with these words in their name
+                                                          anew, and keep the other rows of the result
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from saving import save
+from saving import RESULTS, save
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -86,7 +87,7 @@ def lora_task(steps: int, max_length: int) -> Task:
         )
 
     return Task(
-        f"SmolLM2, LoRA, at most {max_length} tokens",
+        f"SmolLM2, LoRA, reuters-r8, at most {max_length} tokens",
         data["train"]
         .shuffle(seed=0)
         .select(range(BATCH * steps))
@@ -99,32 +100,32 @@ def lora_task(steps: int, max_length: int) -> Task:
     )
 
 
-def full_task(steps: int, max_length: int) -> Task:
-    """MiniLM with all its weights learns to classify articles."""
-    data, tokenizer = lessonkit.load_dataset("reuters-r8"), lessonkit.load_tokenizer("minilm")
+def full_task(steps: int, max_length: int, dataset: str = "reuters-r8", learning_rate: float = 5e-5) -> Task:
+    """MiniLM with all its weights learns to classify articles, or messages (``20newsgroups``)."""
+    data, tokenizer = lessonkit.load_dataset(dataset), lessonkit.load_tokenizer("minilm")
+    labels = data["train"].features["label"].num_classes
 
     def encode(rows: dict[str, Any]) -> dict[str, Any]:
         return tokenizer(rows["text"], truncation=True, max_length=max_length)
 
     def model(quick: bool) -> torch.nn.Module:
         loading = lessonkit.model_arguments() if quick else {}
-        return lessonkit.load_model("minilm", AutoModelForSequenceClassification, num_labels=8, **loading)
+        kind = AutoModelForSequenceClassification
+        return lessonkit.load_model("minilm", kind, num_labels=labels, **loading)
+
+    def some(split: str, count: int) -> Dataset:
+        rows = data[split].shuffle(seed=0).select(range(count))
+        return rows.map(encode, batched=True, remove_columns=["text"])
 
     collator = DataCollatorWithPadding(tokenizer)
     return Task(
-        f"MiniLM, full fine-tuning, at most {max_length} tokens",
-        data["train"]
-        .shuffle(seed=0)
-        .select(range(BATCH * steps))
-        .map(encode, batched=True, remove_columns=["text"]),
-        data["test"]
-        .shuffle(seed=0)
-        .select(range(EVAL_TEXTS))
-        .map(encode, batched=True, remove_columns=["text"]),
+        f"MiniLM, full fine-tuning, {dataset}, at most {max_length} tokens",
+        some("train", BATCH * steps),
+        some("test", EVAL_TEXTS),
         model,
         collator,
         collator,
-        5e-5,
+        learning_rate,
     )
 
 
@@ -132,20 +133,17 @@ def default_trainer(task: Task, seed: int) -> tuple[float, torch.nn.Module]:
     """(a) Seconds of ``Trainer`` at its default arguments, and the trained model."""
     set_seed(seed)
     more = {"report_to": "none", "per_device_train_batch_size": BATCH}
-    return _trainer(task, task.model(False), task.train, task.collator, seed, more)
+    return _trainer(task, task.model(False), task.collator, seed, more)
 
 
 def quick_trainer(task: Task, seed: int) -> tuple[float, torch.nn.Module]:
     """(c) Seconds with the lessons' arguments, and the trained model."""
     set_seed(seed)
-    train, batches = lessonkit.like_length_batches(task.train, BATCH, seed=seed)
-    more = lessonkit.training_arguments() | batches
-    return _trainer(task, task.model(True), train, task.quick_collator, seed, more)
+    more = lessonkit.training_arguments() | {"per_device_train_batch_size": BATCH}
+    return _trainer(task, task.model(True), task.quick_collator, seed, more)
 
 
-def _trainer(
-    task: Task, model: Any, train: Dataset, collator: Any, seed: int, more: dict
-) -> tuple[float, Any]:
+def _trainer(task: Task, model: Any, collator: Any, seed: int, more: dict) -> tuple[float, Any]:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -157,9 +155,7 @@ def _trainer(
             seed=seed,
             **more,
         )
-        trainer = Trainer(model, arguments, train_dataset=train, data_collator=collator)
-        if "ForSequenceClassification" in type(model).__name__:
-            trainer.loss_is_scaled_for_ga = False  # it averages its loss over each micro-batch
+        trainer = Trainer(model, arguments, train_dataset=task.train, data_collator=collator)
         start = time.perf_counter()
         trainer.train()
         return time.perf_counter() - start, model
@@ -209,13 +205,12 @@ def matrix_peak(dtype: torch.dtype, size: int = 2048, repeats: int = 8) -> float
 
 
 def operations(task: Task) -> int:
-    """Floating-point operations of one quick pass: forward and backward, padding included."""
-    train, batches = lessonkit.like_length_batches(task.train, BATCH)
-    rows, size = list(train), batches["per_device_train_batch_size"]
+    """Floating-point operations of one quick pass: forward and backward, texts of like length in a batch."""
+    rows = sorted(task.train, key=lambda row: len(row["input_ids"]))
     model, total = task.model(True).train(), 0
-    for first in range(0, len(rows), size):
+    for first in range(0, len(rows), BATCH):
         with FlopCounterMode(display=False) as counted:
-            model(**task.quick_collator(rows[first : first + size])).loss.backward()
+            model(**task.quick_collator(rows[first : first + BATCH])).loss.backward()
         total += counted.get_total_flops()
     return total
 
@@ -252,10 +247,20 @@ def measure_all(result: str, *tasks: Task) -> None:
     """Measure the trainings, as often as the command line says, and save them as ``results/<result>.json``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    rows = [measure(task, rounds) for task in tasks]
-    save(result, rows, task="Reuters-R8", rounds=rounds, batch_size=BATCH)
+    parser.add_argument("--only", default="")
+    asked = parser.parse_args()
+    old = RESULTS / f"{result}.json"
+    rows = {row["name"]: row for row in json.loads(old.read_text("utf-8"))["rows"]} if asked.only else {}
+    for task in tasks:
+        if asked.only in task.name:
+            rows[task.name] = measure(task, asked.rounds)
+    save(result, [rows[task.name] for task in tasks], rounds=asked.rounds, batch_size=BATCH)
 
 
 if __name__ == "__main__":
-    measure_all("speed", lora_task(12, 160), full_task(24, 256))
+    measure_all(
+        "speed",
+        lora_task(12, 160),
+        full_task(20, 384, "20newsgroups", 2e-4),
+        full_task(24, 256),
+    )

@@ -373,7 +373,7 @@ def test_full_disk_is_told_before_anything_is_written(start, machine, root, caps
     monkeypatch.setattr(start.shutil, "disk_usage", lambda path: usage(10**10, 10**10, 3 * 10**8))
     assert start.main([], root) == 1
     assert machine.commands == []
-    assert "2.1 GB, and 0.3 GB are free" in capsys.readouterr().err
+    assert "2.3 GB, and 0.3 GB are free" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def speed(measured: dict[str, Any]) -> Iterator[str]:
         )
     yield ""
     yield (
-        f"{measured['task']}, batch {measured['batch_size']}, the same texts and steps each way; median of "
+        f"Batch {measured['batch_size']}, the same texts and steps each way; median of "
         f"{measured['rounds']} alternating rounds, each with its own seed; loss on held-out texts, mean and standard "
         f"deviation. {_measured_on(measured)}"
     )

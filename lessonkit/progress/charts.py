@@ -10,6 +10,7 @@ __all__ = ["line_chart", "number"]
 
 WIDTH, HEIGHT = 420, 180
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 34  # margins, in pixels; the labels stand in them
+LEGEND, LONGEST_NAME = 140, 18  # pixels beside the lines for their names, and the letters that fit in
 COLOURS = ("#1f77b4", "#d95f02", "#2a9d5c", "#a05195")  # each readable on white and on near-black
 DASHES = ("none", "6 3", "2 3", "8 3 2 3")  # told apart without colour too
 Points = Sequence[tuple[float, float]]
@@ -30,10 +31,11 @@ def line_chart(title: str, x_label: str, series: Mapping[str, Points], *, dots: 
     for index, (name, points) in enumerate(drawn.items()):
         parts.append(_line(points, across, down, index, dots))
         if len(drawn) > 1:
-            parts.append(_text(WIDTH - RIGHT, TOP + 12 * (index + 1), name, "end", COLOURS[index]))
+            parts.append(_legend(name, index))
+    width = WIDTH + (LEGEND if len(drawn) > 1 else 0)
     said = html.escape(f"{title}: {_spoken(drawn)}")
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
+        f'<svg viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}" role="img" '
         f'aria-label="{said}" xmlns="http://www.w3.org/2000/svg">' + "".join(parts) + "</svg>"
     )
 
@@ -87,9 +89,20 @@ def _frame(title: str, x_label: str, across: _Scale, down: _Scale) -> str:
     return axes + "".join(texts)
 
 
-def _text(x: float, y: float, text: str, anchor: str, fill: str = "currentColor", weight: str = "") -> str:
+def _legend(name: str, index: int) -> str:
+    """A piece of the line, and its name in the page's own colour: small coloured letters are hard to read."""
+    y, x = TOP + 16 * (index + 0.5), WIDTH
+    sample = (
+        f'<path d="M{x} {y:g}h22" fill="none" stroke="{COLOURS[index]}" stroke-width="1.8" '
+        f'stroke-dasharray="{DASHES[index]}"/>'
+    )
+    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return sample + _text(x + 27, y + 4, short, "start")
+
+
+def _text(x: float, y: float, text: str, anchor: str, weight: str = "") -> str:
     bold = f' font-weight="{weight}"' if weight else ""
-    place = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="{fill}"'
+    place = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="currentColor"'
     return f'<text {place} font-size="11" font-family="sans-serif"{bold}>{html.escape(text)}</text>'
 
 

@@ -2,7 +2,7 @@
 
 ``train_sampling_strategy="group_by_length"`` makes whole batches of like length. That saves most, but a batch no
 longer is a random sample, and where length tells something of the label (newswires on earnings are short) the
-training gets worse by it: `benchmarks/speed.py` shows how much. Here every batch is as random as ever; only inside it
+loss falls more slowly: `benchmarks/speed.py` shows how much. Here every batch is as random as ever; only inside it
 are the rows sorted and cut into micro-batches, whose gradients the Trainer adds up:
 
     batch of 8, lengths   90 12 25 240 31 14 200 22     8 x 240 = 1,920 places for 634 tokens
@@ -36,9 +36,9 @@ def like_length_batches(
 
     dataset: tokenized (a column ``input_ids``) and not padded; the same rows come back in another order, the same one in
     each epoch. batch_size: rows of one optimizer step. On a GPU, which computes all places of a batch at once, batches
-    stay whole and the order is left to the Trainer.
+    stay whole and random.
 
-    ``TrainingArguments(output_dir=..., **lessonkit.training_arguments(), **batches)`` takes the second.
+    ``TrainingArguments(output_dir=..., **(lessonkit.training_arguments() | batches))`` takes the second.
     A model that averages its loss over each micro-batch by itself (BERT's classifiers) needs
     ``trainer.loss_is_scaled_for_ga = False`` besides, as with any accumulation; `lessonkit.run` says so.
 
@@ -73,7 +73,13 @@ def _cost(lengths: Sequence[int], size: int) -> int:
 
 def _arguments(batch_size: int, size: int) -> Arguments:
     if size == batch_size:
-        return Arguments({"per_device_train_batch_size": (size, "whole batches are the quickest here")})
+        whole = "whole batches are the quickest here"
+        return Arguments(
+            {
+                "per_device_train_batch_size": (size, whole),
+                "train_sampling_strategy": ("random", "batches are random samples"),
+            }
+        )
     cut = batch_size // size
     return Arguments(
         {
