@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Tiny
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, List, Value, concatenate_datasets, load_dataset
 from peft import (
     LoraConfig,
     PeftModel,
@@ -243,6 +243,11 @@ def no_such_split(desk: Desk) -> None:
 @provokes("a-dictionary-of-splits-where-one-split-is-wanted")
 def all_splits_to_trainer(desk: Desk) -> None:
     desk.trainer(train_dataset=DatasetDict(train=desk.tiny.tokenized())).train()
+
+
+@provokes("a-dictionary-of-splits-where-one-split-is-wanted")
+def rows_of_all_splits(desk: Desk) -> None:
+    DatasetDict(train=desk.dataset).select(range(2))
 
 
 @provokes("a-split-that-is-not-there")
@@ -748,7 +753,8 @@ def whole_labels(desk: Desk) -> None:
 def decimals_for_several_labels(desk: Desk) -> None:
     model = desk.model()
     model.config.problem_type = "multi_label_classification"
-    model(input_ids=desk.ids, labels=torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    rows = Dataset.from_dict({"labels": [[0, 1], [1, 0]]}).cast_column("labels", List(Value("float32")))
+    model(input_ids=desk.ids, labels=torch.tensor(list(rows["labels"])))
 
 
 @provokes("not-enough-memory-on-this-computer")
@@ -1045,6 +1051,18 @@ def stream(desk: Desk) -> None:
 @provokes("two-kinds-of-half-precision-at-once")
 def both_halves(desk: Desk) -> None:
     desk.args(fp16=True, bf16=True)
+
+
+@provokes("half-precision-on-a-machine-without-it")
+def bfloat16_without_a_gpu(desk: Desk) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
+        desk.args(bf16=True, use_cpu=False)
+
+
+@cures("half-precision-on-a-machine-without-it")
+def bfloat16_on_the_cpu(desk: Desk) -> None:
+    desk.args(bf16=True, use_cpu=True)
 
 
 @provokes("a-number-given-as-text")

@@ -177,6 +177,20 @@ def test_next_goes_on_once_a_step_is_done(lessonkit: Command):
     assert json.loads(lessonkit("next", "--json").out)["id"] != first["id"]
 
 
+def test_help_begins_with_what_comes_first(lessonkit: Command):
+    shown = lessonkit("--help").out
+    places = [shown.index(f" {name} ") for name in ("next", "progress", "lessons", "stuck", "data", "plan")]
+    assert places == sorted(places)
+
+
+def test_without_a_name_the_chosen_path_is_told(lessonkit: Command):
+    assert "Your path: Quick Start" in lessonkit("path").out
+    lessonkit("path", "deep-dive")
+    said = lessonkit("path").out
+    assert "Your path: Deep Dive" in said
+    assert "production-ready" in said
+
+
 def test_a_path_is_chosen(lessonkit: Command):
     assert "Your path: Deep Dive" in lessonkit("path", "deep-dive").out
     assert json.loads(lessonkit("progress", "--json").out)["path"] == "deep-dive"
@@ -185,8 +199,8 @@ def test_a_path_is_chosen(lessonkit: Command):
 def test_merging_twice_adds_nothing_twice(lessonkit: Command, tmp_path: Path):
     other = Journal(tmp_path / "other.jsonl")
     other.append("note", text="from the other machine", about="")
-    assert "1 events added, 0 were here already" in lessonkit("merge", str(other.path)).out
-    assert "0 events added, 1 were here already" in lessonkit("merge", str(other.path)).out
+    assert "1 event added; 0 already here" in lessonkit("merge", str(other.path)).out
+    assert "0 events added; 1 already here" in lessonkit("merge", str(other.path)).out
 
 
 def test_without_arguments_it_shows_its_help(lessonkit: Command):

@@ -393,6 +393,18 @@ class TestValue:
         assert "2 numbers are wanted here, not 3 numbers" in exercise.judge([1, 2, 3]).message
         assert exercise.judge(0.1).status == "error"
 
+    def test_what_knows_its_own_list_is_read_as_that_list(self):
+        class Series:
+            """A column of a table, which in some versions also says that it is a number, and then isn't."""
+
+            def tolist(self):
+                return [0.1, 0.2]
+
+            def __float__(self):
+                raise TypeError("cannot convert the series to float")
+
+        assert value(reference=[0.1, 0.2], wrong=()).judge(Series()).passed
+
     def test_numbers_by_name_may_be_asked_for(self):
         exercise = value(reference={"first": 1, "last": 2}, wrong=())
         assert exercise.judge(UserDict(last=2, first="1.0", more=3)).passed
@@ -578,6 +590,20 @@ class TestFunction:
 
         exercise = function(lambda x: x / 3, cases=((0.7,), (1e8,)))
         assert exercise.judge(lambda x: torch.tensor(x) / 3).passed
+
+    def test_whole_numbers_are_exact_however_large(self):
+        """Ten parameters too many of 22 million are a mistake, not a rounding."""
+        import numpy as np
+
+        exercise = function(lambda count: count, cases=((22_713_216,), ([22_713_216, 4],)))
+        assert exercise.judge(lambda count: np.array(count)).passed
+        wrong = (
+            lambda count: np.array(count) + 10,
+            lambda count: [22_713_226, 4] if count == [22_713_216, 4] else count,
+        )
+        assert not any(exercise.judge(answer).passed for answer in wrong)
+        roughly = function(lambda count: count, cases=((22_713_216,),), relative=0.01)
+        assert roughly.judge(lambda count: count + 10).passed
 
     def test_nan_equals_only_nan(self):
         exercise = function(lambda: math.nan, cases=((),))
@@ -800,6 +826,12 @@ class TestLessons:
         for lesson in WITH_EXERCISES:
             made = importlib.import_module(f"lessonkit.exercises.{LESSONS[lesson]}").exercises()
             assert len({each.name for each in made}) == len(made) == len(load_exercises(lesson))
+
+    @pytest.mark.parametrize("lesson", ["base", "plain", "a.b", "../x", "", "no/such-lesson"])
+    def test_a_name_that_is_no_lesson_has_none(self, lesson: str):
+        """A journal may name anything."""
+        with pytest.raises(ExerciseError, match="no exercises yet"):
+            load_exercises(lesson)
 
     @pytest.mark.parametrize(("lesson", "name"), ALL)
     def test_stub_counts_as_untried(self, lesson: str, name: str):

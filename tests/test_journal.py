@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import uuid
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -155,9 +156,16 @@ circular: list[object] = []
 circular.append(circular)
 
 
+class Several:
+    """A tensor of several numbers, as one asks it for a single one."""
+
+    def item(self) -> float:
+        raise RuntimeError("a Tensor with 2 elements cannot be converted to Scalar")
+
+
 @pytest.mark.parametrize(
     "value",
-    [object(), {1, 2}, b"bytes", {None: 1}, circular, 10**5000],
+    [object(), {1, 2}, b"bytes", {None: 1}, circular, 10**5000, Several()],
     ids=lambda value: type(value).__name__,
 )
 def test_data_that_is_not_json_is_refused_before_anything_is_written(journal: Journal, value: object) -> None:
@@ -606,7 +614,37 @@ def test_where_the_journal_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert journal_path({}) == checkout / "progress" / "journal.jsonl"
 
 
+def test_a_relative_place_is_the_same_for_every_notebook_and_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = set()
+    for folder in (tmp_path, Path(__file__).parent):
+        monkeypatch.chdir(folder)
+        found.add(journal_path({"LESSONKIT_PROGRESS": "mine"}))
+    assert found == {Path(module.__file__).parents[2] / "mine" / "journal.jsonl"}
+
+
 # ---- Merging ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("other", "why"), [("x" * 300, "too long"), ("~nobody-of-this-name/x", "home")])
+def test_a_place_that_cannot_be_looked_at_is_told(journal: Journal, other: str, why: str) -> None:
+    with pytest.raises(JournalError, match="can't be read") as caught:
+        journal.merge(other)
+    assert why in caught.value.why
+    assert caught.value.fix
+
+
+def test_a_file_without_any_event_is_no_journal(journal: Journal, tmp_path: Path) -> None:
+    other = tmp_path / "my-data.zip"
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("journal.jsonl", "x\n" * 100)
+    with pytest.raises(JournalError, match="holds no event") as caught:
+        journal.merge(other)
+    assert "unpacked" in caught.value.fix
+    assert not journal.path.exists()
+    other.write_bytes(b"")  # a journal in which nothing has happened yet
+    assert journal.merge(other).added == 0
 
 
 def test_merge_keeps_lines_byte_for_byte_and_reports(tmp_path: Path) -> None:

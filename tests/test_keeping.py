@@ -68,6 +68,8 @@ def test_nothing_kept_is_nothing_and_makes_nothing(tmp_path: Path) -> None:
 
 def test_the_outputs_folder_is_the_one_that_lessons_use(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(outputs_folder()) == os.environ["LESSONKIT_OUTPUTS"]
+    monkeypatch.setenv("LESSONKIT_OUTPUTS", "mine")
+    assert outputs_folder() == ROOT / "mine"  # wherever the notebook lies
     monkeypatch.delenv("LESSONKIT_OUTPUTS")
     assert outputs_folder() == ROOT / "outputs"
 
@@ -87,6 +89,12 @@ def test_the_zip_holds_all_of_it_and_can_be_merged_elsewhere(journal: Journal, t
     other = Journal(tmp_path / "other.jsonl")
     assert other.merge(tmp_path / "elsewhere" / "journal.jsonl").added == 3
     assert [path.name for path in file.parent.iterdir()] == ["mine.zip"]
+
+
+def test_a_journal_older_than_zip_files_is_exported(journal: Journal, tmp_path: Path) -> None:
+    os.utime(journal.path, (0, 0))  # as some mounted drives say
+    with zipfile.ZipFile(export_all(journal, CURRICULUM, tmp_path / "mine.zip")) as archive:
+        assert archive.read("journal.jsonl") == journal.path.read_bytes()
 
 
 def test_a_file_that_is_there_is_left_alone_unless_forced(journal: Journal, tmp_path: Path) -> None:
@@ -120,6 +128,8 @@ def test_a_folder_or_a_place_below_a_file_is_told(tmp_path: Path) -> None:
     for place, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "page.html", "can't be written")):
         with pytest.raises(JournalError, match=told):
             write_new(place, lambda path: path.write_text("x"), force=True)
+    with pytest.raises(JournalError, match="can't be written"):
+        write_new(tmp_path / ("x" * 300), lambda path: path.write_text("x"))
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -135,6 +145,15 @@ def test_delete_removes_all_of_it_and_nothing_else(journal: Journal, outputs: Pa
     assert [path.name for path in outputs.iterdir()] == ["thesis.txt"]
     event = journal.append("note", text="a new beginning")
     assert journal.read().events == (event,)
+
+
+def test_only_what_runs_has_outputs_of_its_own(outputs: Path, journal: Journal) -> None:
+    """A folder named like a guide holds something else: in ``lessons``, the guide itself."""
+    guide = next(lesson for lesson in CURRICULUM.lessons if not lesson.runnable)
+    (outputs / guide.id).mkdir()
+    assert what_is_kept(journal, CURRICULUM).outputs == ((outputs / "beginner-lora", 1000),)
+    delete_all(journal, CURRICULUM)
+    assert (outputs / guide.id).exists()
 
 
 def test_an_empty_outputs_folder_goes_too(journal: Journal, outputs: Path) -> None:
@@ -156,7 +175,8 @@ def test_no_link_is_followed(journal: Journal, outputs: Path, tmp_path: Path) ->
     done = delete_all(journal, CURRICULUM)
     assert (elsewhere / "photos" / "cat.png").read_text() == "cat"
     assert moved.exists()
-    assert not os.path.lexists(journal.path)
+    assert not any(os.path.lexists(path) for path in (journal.path, *done.removed))
+    assert [path.name for path in elsewhere.iterdir()].count("journal.jsonl.lock") == 0
     assert not os.path.lexists(outputs / "expert-lora")
     assert len(done.left) == 2
     assert all(str(elsewhere) in text for text in done.left)
@@ -173,7 +193,7 @@ def test_an_outputs_folder_that_is_a_link_is_left_and_told(
     assert any(str(outputs) in text for text in done.left)
 
 
-def test_while_another_process_writes_nothing_of_the_journal_is_deleted(journal: Journal) -> None:
+def test_while_another_process_writes_nothing_is_deleted(journal: Journal, outputs: Path) -> None:
     from filelock import FileLock
 
     before = journal.path.read_bytes()
@@ -181,6 +201,7 @@ def test_while_another_process_writes_nothing_of_the_journal_is_deleted(journal:
     with FileLock(journal.lock_path), pytest.raises(JournalError, match="another process holds it"):
         delete_all(journal, CURRICULUM)
     assert journal.path.read_bytes() == before
+    assert (outputs / "beginner-lora" / "deep" / "model.bin").exists()
 
 
 def test_a_folder_in_the_journals_place_is_told_and_left(tmp_path: Path) -> None:

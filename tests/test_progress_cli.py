@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -95,6 +96,45 @@ def test_a_note_can_come_through_a_pipe(lessonkit: Command):
     refused(lessonkit("note", "-"), "The note is empty")
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_note_of_other_bytes_is_refused_and_not_kept_in_part(
+    lessonkit: Command, monkeypatch: pytest.MonkeyPatch, errors: str
+):
+    pipe = io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr(io, "StringIO", lambda _typed: pipe)
+    refused(lessonkit("note", "-"), "not UTF-8", "not kept")
+    assert not Journal().path.exists()
+
+
+CLOSED = """
+import sys
+sys.{0} = None
+sys.argv = ["lessonkit", *sys.argv[1:]]
+from lessonkit.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("stream", "command", "told"),
+    [
+        ("stdin", ("note", "-"), "The note is empty"),
+        ("stdin", ("stuck",), ""),
+        ("stdin", ("explain",), "no error message"),
+        ("stdin", ("data", "delete"), "Abort"),
+        ("stdout", ("focus", "start"), ""),
+    ],
+)
+def test_a_closed_stream_ends_in_no_traceback(stream: str, command: tuple, told: str):
+    Journal().append("note", text="mine")
+    program = [sys.executable, "-c", CLOSED.format(stream), *command]
+    said = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert "Traceback" not in said.stderr
+    assert told in said.stderr
+    assert said.returncode == (1 if told else 0)
+    assert len(Journal().read("note").events) == 1
+
+
 def test_a_megabyte_of_note_is_refused_in_a_sentence(lessonkit: Command):
     refused(lessonkit("note", "-", typed="x" * 1_000_000), "1,000,000 characters", "100,000 are the limit")
     assert not Journal().path.exists()
@@ -137,6 +177,13 @@ def test_without_a_file_it_is_printed_alone(lessonkit: Command):
     assert lessonkit("export", "--format", "html").out.endswith("</html>\n")
 
 
+def test_a_page_that_cannot_be_made_is_refused(lessonkit: Command, tmp_path: Path):
+    said = lessonkit("export", "--output", str(tmp_path / "page.pdf"))
+    assert said.code == 1
+    assert "can't be saved as .pdf" in said.err
+    assert not (tmp_path / "page.pdf").exists()
+
+
 def test_an_unknown_format_is_told_with_the_nearest(lessonkit: Command, tmp_path: Path):
     file = tmp_path / "page"
     refused(lessonkit("export", "--format", "htm", "--output", str(file)), "'html'")
@@ -167,7 +214,7 @@ def test_it_is_exported_and_merged_again(lessonkit: Command, tmp_path: Path):
     assert lessonkit("data", "delete", "--yes").code == 0
     with zipfile.ZipFile(file) as archive:
         archive.extract("journal.jsonl", tmp_path)
-    assert "1 events added" in lessonkit("merge", str(tmp_path / "journal.jsonl")).out
+    assert "1 event added" in lessonkit("merge", str(tmp_path / "journal.jsonl")).out
 
 
 @pytest.mark.parametrize("typed", ["\n", "yes\n", "no\n"])

@@ -232,7 +232,7 @@ def test_mistakes_are_told(journal: Journal):
     begin(journal)
     with pytest.raises(StudyError, match="What did you try"):
         tell_tried(journal, "  \n", NINE)
-    with pytest.raises(StudyError, match=r"(?s)'fled' is no way to end.*solved"):
+    with pytest.raises(StudyError, match=r"(?s)'fled' is not one of the ways to end.*solved"):
         end_stuck(journal, "fled", NINE)
     with pytest.raises(StudyError, match="not text"):
         tell_tried(journal, 5, NINE)  # type: ignore[arg-type]

@@ -110,11 +110,11 @@ def test_stop_tells_what_became_of_the_session(lessonkit: Command, clock: Clock)
     assert "Start one: lessonkit focus start" in lessonkit("focus", "stop").out
     lessonkit("focus", "start")
     clock.go(10)
-    assert "Stopped after 10 minutes; they count." in lessonkit("focus", "stop").out
+    assert "Stopped after 10 minutes. That time counts." in lessonkit("focus", "stop").out
     assert "Kept, with 10 minutes: a guide" in lessonkit("focus", "stop", "--done", "a guide").out
     lessonkit("focus", "start")
     clock.go(300)
-    assert "ended as planned, after 25 minutes; they count" in lessonkit("focus", "stop").out
+    assert "ended as planned, after 25 minutes. That time counts" in lessonkit("focus", "stop").out
     assert "Kept, with 25 minutes: a notebook" in lessonkit("focus", "stop", "--done", "a notebook").out
 
 
@@ -236,12 +236,22 @@ def test_stuck_on_an_exercise_from_start_to_answer(lessonkit: Command, clock: Cl
     assert "ended after 15 minutes: with the worked answer" in log
 
 
+def test_after_the_last_hint_the_way_on_is_the_worked_answer(lessonkit: Command, clock: Clock):
+    lessonkit("stuck", "--exercise", EXERCISE)
+    for number in (1, 2, 3):
+        assert "A hint is open" in lessonkit("stuck", "tried", f"attempt {number}").out
+        lessonkit("stuck", "hint")
+    assert "The worked answer: lessonkit stuck solution" in lessonkit("stuck", "tried", "all of them").out
+    refused(lessonkit("stuck", "hint"), "all the hints", "lessonkit stuck solution")
+
+
 def test_stuck_on_anything(lessonkit: Command, clock: Clock):
     said = lessonkit("stuck", "--tried", "restarted\nit 😀")
     assert "lessonkit explain" in said.out
-    assert "hint" not in said.out
+    assert "stuck hint" not in said.out
     assert lessonkit("stuck", "tried", "reinstalled it").out == "Kept.\n"
     refused(lessonkit("stuck", "hint"), "no hints for this")
+    refused(lessonkit("stuck", "--exercise", "recall", "--lesson", "introduction"), "has no exercises yet")
     refused(lessonkit("stuck", "solution"), "no exercise")
     clock.go(16)
     assert "break" in lessonkit("stuck").out
@@ -304,7 +314,11 @@ def chosen() -> str:
 
 def test_only_one_technique_and_all_again(lessonkit: Command):
     assert "All techniques are shown." in lessonkit("only").out
-    assert "Only LoRA is shown from now on." in lessonkit("only", "lora").out
+    said = lessonkit("only", "LoRA").out
+    assert "Only LoRA is shown from now on." in said
+    lessons = load_curriculum(check_files=False).lessons
+    written = any(each.written for each in lessons if each.technique == "lora")
+    assert ("not written yet" in said) is not written
     assert chosen() == "lora"
     assert "Only LoRA is shown." in lessonkit("only").out
     size = Journal().path.stat().st_size

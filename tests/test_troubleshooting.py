@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,10 +172,17 @@ def test_versions_are_those_that_are_tested():
     [
         ("{'loss': nan, 'grad_norm': nan}", "the-loss-is-nan"),
         ("{'loss': 'nan', 'grad_norm': 'nan'}", "the-loss-is-nan"),
+        ("{'loss': '0', 'grad_norm': 'nan', 'epoch': '0.5'}", "the-loss-is-nan"),
+        ("{'loss': '1.234', 'grad_norm': 'nan'}", "the-loss-is-nan"),
         ("my loss is nan after 10 steps", "the-loss-is-nan"),
         ("my loss stays at 0.69", "the-loss-does-not-fall"),
         ("the loss does not go down", "the-loss-does-not-fall"),
         ("{'loss': '0.0', 'epoch': '0.1'}", "the-loss-is-zero-from-the-start"),
+        ("{'loss': '0', 'grad_norm': '0', 'epoch': '0.1'}", "the-loss-is-zero-from-the-start"),
+        ("The kernel appears to have died. It will restart automatically.", "the-kernel-died"),
+        ("Killed", "the-kernel-died"),
+        ("zsh: command not found: lessonkit", "a-command-that-the-terminal-does-not-find"),
+        ("OSError: [Errno 122] Disk quota exceeded", "the-disk-is-full"),
         ("accuracy stays the same", "the-same-accuracy-for-every-model"),
     ],
 )
@@ -226,6 +234,13 @@ def test_a_message_of_several_lines_is_read_whole():
 
 def test_windows_line_ends_and_pytest_marks_are_read():
     assert match("E       IndexError: Target 5 is out of bounds.\r\n").id == "labels-out-of-range"
+
+
+def test_a_line_of_spaces_is_read_at_once():
+    """Where two parts of a pattern can take the same spaces, these few would take hours."""
+    start = time.perf_counter()
+    errors_in("E" + " " * 100_000 + ".")
+    assert time.perf_counter() - start < 30
 
 
 def test_a_common_message_among_the_causes_says_nothing():
@@ -428,6 +443,12 @@ def test_the_command_explains_what_is_pasted(arguments: tuple):
 def test_the_command_explains_words_and_names():
     assert "Labels out of range" in command("IndexError:", "Target", "5", "is", "out of bounds.").stdout
     assert "Labels out of range" in command("labels-out-of-range").stdout
+
+
+def test_a_mistyped_name_of_an_entry_is_told_with_the_nearest():
+    said = command("labels-out-of-rang")
+    assert isinstance(said.exception, LessonkitError)
+    assert "labels-out-of-range" in str(said.exception)
 
 
 def test_the_command_says_plainly_what_it_does_not_know():

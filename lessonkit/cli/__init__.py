@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 
 import typer
@@ -43,6 +44,7 @@ __all__ = [
 
 def main() -> None:
     """Run the command; an error that the reader can mend is told in a few lines, without a traceback."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows console may be set otherwise
@@ -54,3 +56,10 @@ def main() -> None:
     except LessonkitError as error:
         typer.echo(str(error), err=True)
         sys.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Where a scheduler or ``<&-`` has closed a stream, read nothing from it and write nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we run

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from lessonkit.curriculum import Curriculum
@@ -13,7 +14,34 @@ if TYPE_CHECKING:
 
 __all__ = ["Json", "app", "print_json", "study"]
 
+#: As `lessonkit --help` lists them: what a learner needs first stands first.
+ORDER = (
+    "next",
+    "progress",
+    "lessons",
+    "run",
+    "explain",
+    "stuck",
+    "focus",
+    "only",
+    "path",
+    "tick",
+    "untick",
+    "note",
+)
+ORDER += ("export", "data", "merge", "doctor", "fetch", "plan")
+
+
+class _InOrder(TyperGroup):
+    """The commands in the order of ``ORDER``; any other one after them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        known = super().list_commands(ctx)
+        return sorted(known, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
 app = typer.Typer(
+    cls=_InOrder,
     help="Learn model fine-tuning by doing it.",
     no_args_is_help=True,
     add_completion=False,

@@ -19,13 +19,17 @@ data = typer.Typer(help="Show, export or delete all that is kept about you.", no
 app.add_typer(data, name="data")
 
 
+def _events(count: int) -> str:
+    return f"{count:,} event{'s' * (count != 1)}"
+
+
 @app.command()
 def merge(file: Annotated[Path, typer.Argument(help="A journal of yours from another machine.")]) -> None:
     """Add another machine's journal to this one's; as often as you like."""
     from lessonkit.progress import Journal
 
     report = Journal().merge(file)
-    typer.echo(f"{report.added} events added, {report.already} were here already.")
+    typer.echo(f"{_events(report.added)} added; {report.already:,} already here.")
     for problem in report.problems:
         typer.echo(f"Note: {problem}", err=True)
 
@@ -45,7 +49,7 @@ def export(
     from lessonkit.progress.keeping import write_new
     from lessonkit.progress.portfolio import export as make
 
-    chosen = format or SUFFIXES.get(output.suffix.lower() if output else "", "markdown")
+    chosen = format or _format_of(output)
     curriculum, journal = study()
     text = make(fold(journal.read().events, curriculum), curriculum, chosen, with_notes=with_notes, name=name)
     if output is None:
@@ -53,6 +57,19 @@ def export(
         return
     write_new(output, lambda path: path.write_text(text, encoding="utf-8", newline="\n"), force=force)
     typer.echo(f"Saved as {chosen}: {output}" + ("" if with_notes else " (without your notes)"))
+
+
+def _format_of(output: Path | None) -> str:
+    """The format that a file's name asks for. Raises JournalError for one that can't be made."""
+    from lessonkit.errors import JournalError
+
+    suffix = output.suffix.lower() if output else ""
+    if suffix in ("", ".txt"):
+        return "markdown"
+    if suffix not in SUFFIXES:
+        fix = "name a file that ends in .html, .md or .json; a browser prints the HTML page as PDF"
+        raise JournalError(f"A page can't be saved as {suffix}.", fix=fix)
+    return SUFFIXES[suffix]
 
 
 @data.command()
@@ -71,9 +88,9 @@ def show(as_json: Json = False) -> None:
     if not kept.exists:
         typer.echo("  nothing yet")
     elif kept.first:
-        count = sum(kept.kinds.values())
+        told = _events(sum(kept.kinds.values()))
         span = f"{local_time(kept.first)} to {local_time(kept.last)}"
-        typer.echo(f"  {count:,} events, {format_bytes(kept.bytes)}, {span}")
+        typer.echo(f"  {told}, {format_bytes(kept.bytes)}, {span}")
     for kind, count in kept.kinds.items():
         typer.echo(f"  {count:>8,}  {kind}")
     if kept.unreadable:
@@ -112,8 +129,8 @@ def delete(
         typer.echo("Nothing is kept, so there is nothing to delete.")
         return
     if not yes:
-        count = sum(kept.kinds.values())
-        typer.echo(f"This deletes {kept.journal} ({count:,} events) and cannot be undone.")
+        count = _events(sum(kept.kinds.values()))
+        typer.echo(f"This deletes {kept.journal} ({count}) and cannot be undone.")
         for folder, size in kept.outputs:
             typer.echo(f"Also {folder} ({format_bytes(size)}).")
         typer.echo("To keep a copy first: lessonkit data export my-data.zip")

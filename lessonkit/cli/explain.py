@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lessonkit.cli.app import Json, app, print_json
+
+if TYPE_CHECKING:
+    from lessonkit.troubleshooting.entry import Entry
 
 __all__ = ["explain"]
 
@@ -59,10 +63,19 @@ def _pasted() -> str:
     return sys.stdin.read()
 
 
-def _named(name: str):
+def _named(name: str) -> Entry | None:
+    """The entry of that name; None for a message. Raises UnknownNameError for a mistyped name."""
+    from lessonkit.errors import UnknownNameError, nearest
     from lessonkit.troubleshooting.entries import ENTRIES
 
-    return next((entry for entry in ENTRIES if entry.id == name.lower()), None)
+    known = {entry.id: entry for entry in ENTRIES}
+    if (
+        re.fullmatch(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)+", name)
+        and name.lower() not in known
+        and nearest(name, known)
+    ):
+        raise UnknownNameError("entry", name, known, fix="lessonkit explain --list shows all of them")
+    return known.get(name.lower())
 
 
 def _list(as_json: bool) -> None:

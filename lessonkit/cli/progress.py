@@ -82,16 +82,39 @@ def note(
     from lessonkit.progress import add_note
 
     curriculum, journal = study()
-    text = sys.stdin.read().strip() if text == "-" else text
+    text = _piped() if text == "-" else text
     add_note(journal, curriculum, text, about)
     typer.echo("Kept.")
 
 
+def _piped() -> str:
+    """What comes through the pipe; it is kept as it was meant, or not at all."""
+    from lessonkit.errors import JournalError
+
+    try:
+        text = sys.stdin.read().strip()
+        text.encode("utf-8")  # some settings let other bytes through, each as half a character
+        return text
+    except UnicodeError as error:
+        fix = "save the text as UTF-8, then try again"
+        raise JournalError("The note was not kept: it is not UTF-8 text.", why=str(error), fix=fix) from None
+
+
 @app.command()
-def path(name: Annotated[str, typer.Argument(help="quick-start, deep-dive or production-ready.")]) -> None:
+def path(
+    name: Annotated[
+        str,
+        typer.Argument(help="quick-start, deep-dive or production-ready; left out, it says which is chosen."),
+    ] = "",
+) -> None:
     """Choose a learning path."""
-    from lessonkit.progress import choose_path
+    from lessonkit.progress import choose_path, fold
 
     curriculum, journal = study()
+    if not name:
+        chosen = curriculum.path(fold(journal.read("path").events, curriculum).path)
+        names = ", ".join(each.id for each in curriculum.paths)
+        typer.echo(f"Your path: {chosen.title}. Another one: lessonkit path NAME (one of {names})")
+        return
     choose_path(journal, curriculum, name)
     typer.echo(f"Your path: {curriculum.path(name).title}. What comes next: lessonkit next")

@@ -54,7 +54,12 @@ def _stuck_tried(text: Annotated[str, typer.Argument(help="What you did, and wha
     from lessonkit.study.stuck import tell_tried
 
     running = tell_tried(Journal(), text, study.moment_now())
-    typer.echo("Kept." + (" A hint is open: lessonkit stuck hint" if running.exercise else ""))
+    if not running.exercise:
+        typer.echo("Kept.")
+        return
+    more = max((each.number for each in running.hints), default=0) < len(_exercise(running).hints)
+    way_on = "A hint is open: lessonkit stuck hint" if more else "The worked answer: lessonkit stuck solution"
+    typer.echo(f"Kept. {way_on}")
 
 
 @stuck.command("hint")
@@ -106,7 +111,7 @@ def _stuck_end(
 
     if how not in ("solved", "break", "stopped"):
         raise StudyError(
-            f"{how!r} is no way to end.", fix="lessonkit stuck end solved (or break, or stopped)"
+            f"{how!r} is not one of the ways to end.", fix="lessonkit stuck end solved (or break, or stopped)"
         )
     now = study.moment_now()
     ended = end_stuck(Journal(), how, now)
@@ -149,6 +154,7 @@ def _show_stuck(running: Any, now: datetime, as_json: bool) -> None:
         typer.echo(f"  lessonkit stuck hint            the next hint{when}")
     else:
         typer.echo("  lessonkit explain               what an error message means")
+        typer.echo("  lessonkit stuck --exercise NAME hints for an exercise of a lesson")
     typer.echo('  lessonkit stuck tried "..."     keep what you tried')
     typer.echo("  lessonkit stuck end solved      or: end break")
 
@@ -199,6 +205,9 @@ def _lesson_of(exercise: str, lesson: str) -> str:
                 found.setdefault(each, []).append(name)
         except ExerciseError:
             continue
+    if lesson and not found:
+        what = f"The lesson {lesson} has no exercises yet."
+        raise StudyError(what, fix=f"lessonkit stuck --lesson {lesson}, for anything else in it")
     if exercise not in found:
         raise UnknownNameError("exercise", exercise, found)
     if len(found[exercise]) > 1:

@@ -79,13 +79,13 @@ def _focus_stop(
         typer.echo("No focus session is running.")
         latest = last_focus(journal, now)
         if latest is not None and latest.ended is None and not latest.done:
-            typer.echo(f"The last one ended as planned, after {said(latest.seconds)}; they count.")
+            typer.echo(f"The last one ended as planned, after {said(latest.seconds)}. That time counts.")
         typer.echo("Start one: lessonkit focus start")
         return
     if stopped.done:
         typer.echo(f"Kept, with {said(stopped.seconds)}: {stopped.done}")
     else:
-        typer.echo(f"Stopped after {said(stopped.seconds)}; they count.")
+        typer.echo(f"Stopped after {said(stopped.seconds)}. That time counts.")
         typer.echo('What did you do? lessonkit focus stop --done "a few words"')
 
 

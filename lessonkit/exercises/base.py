@@ -206,7 +206,7 @@ class Exercise:
         return Outcome("error", f"**Can't be judged yet.** {says}", diagnosis)
 
     def _for_a_step(self) -> str:
-        return f"For a step: {self._call('hint')}"
+        return f"For a hint: {self._call('hint')}"
 
     def _not_tried(self) -> Outcome:
         message = f"**Not tried yet.** Replace {code('TODO')}, or ask for help: {self._call('hint')}"

@@ -47,10 +47,10 @@ class Function(Exercise):
     """A function; right if it gives what the reference gives in all cases.
 
     cases: tuples of positional arguments; each call gets its own copy. tolerance, relative: how far a number
-    may be off, also inside lists, dictionaries, arrays and tensors (the default fits float32). Raising the
-    reference's kind of error counts as the same. pure: fail an answer that changes what it is given;
-    otherwise that is only mentioned. look: what is compared instead of the result, a function of the result
-    and the arguments as they are after the call (for functions that change a model, say).
+    may be off, also inside lists, dictionaries, arrays and tensors (the default fits float32, and leaves
+    whole numbers exact). Raising the reference's kind of error counts as the same. pure: fail an answer that
+    changes what it is given; otherwise that is only mentioned. look: what is compared instead of the result, a
+    function of the result and the arguments as they are after the call (for functions that change a model, say).
     source: the reference as text, for ``solution()``; by default it is read from its file.
     """
 
@@ -70,7 +70,9 @@ class Function(Exercise):
 
     def _judged(self, answer: Any) -> Outcome:
         if not callable(answer):
-            what = f"A function is wanted here, without brackets after its name, not a {type_name(answer)}."
+            kind = type_name(answer)
+            kind = f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+            what = f"A function is wanted here, without brackets after its name, not {kind}."
             return self._no_verdict(what)
         printed = Printed()
         got = self._all_cases(answer, printed)

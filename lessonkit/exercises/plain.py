@@ -22,6 +22,7 @@ __all__ = ["Grid", "Other", "alike", "as_text", "is_number", "plain", "type_name
 MOST_ITEMS = 2_000_000  # in all; a longer answer is not read
 DEEPEST = 40
 TEXT = 80  # characters of a value shown in a message
+ROUNDING = 1e-6  # a relative tolerance up to this is meant for float32; whole numbers need none
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def _plain(value: Any, left: list[int], depth: int) -> Any:
         return bytes(value)
     if (grid := _grid(value)) is not None:
         return _shrunk(grid, left, depth)
-    if _is_number_like(value):
+    if _is_number_like(value) and not hasattr(type(value), "tolist"):  # some pandas give a Series a __float__
         return _number(value)
     if isinstance(value, Mapping):
         pairs = dict.items(value) if isinstance(value, dict) else value.items()
@@ -169,7 +170,8 @@ def alike(got: Any, want: Any, absolute: float = 0.0, relative: float = 0.0) -> 
     """Whether two pieces of plain data mean the same.
 
     Numbers may differ by ``absolute`` or by ``relative`` times the wanted one, whichever allows more. A list,
-    a tuple, an array and a tensor of the same numbers are the same. NaN equals NaN. True is not 1.
+    a tuple, an array and a tensor of the same numbers are the same. NaN equals NaN. True is not 1. Where both
+    are whole numbers, a ``relative`` that only makes up for float32's rounding doesn't count.
     """
     if isinstance(want, Grid) or isinstance(got, Grid):
         return _same_grid(got, want, absolute, relative)
@@ -191,6 +193,8 @@ def alike(got: Any, want: Any, absolute: float = 0.0, relative: float = 0.0) -> 
 def _near(got: float, want: float, absolute: float, relative: float) -> bool:
     if got == want or (got != got and want != want):
         return True
+    if relative <= ROUNDING and type(got) is type(want) is int:
+        relative = 0.0
     try:
         # A little more than the tolerance, for 0.905 - 0.9 is a little more than 0.005 to a computer.
         return abs(got - want) <= max(absolute, relative * abs(want)) * (1 + 1e-9) and math.isfinite(want)
@@ -208,6 +212,8 @@ def _same_grid(got: Any, want: Any, absolute: float, relative: float) -> bool:
         return False
     if one.dtype.kind == "b":
         return bool((one == two).all())
+    if relative <= ROUNDING and one.dtype.kind in "iu" and two.dtype.kind in "iu":
+        relative = 0.0
     with np.errstate(all="ignore"):
         one, two = one.astype(np.result_type(one, float)), two.astype(np.result_type(two, float))
         allowed = np.maximum(absolute, relative * np.abs(two)) * (1 + 1e-9)

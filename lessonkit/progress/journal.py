@@ -50,18 +50,21 @@ def journal_path(environ: Mapping[str, str] | None = None) -> Path:
     """Where the journal lies.
 
     ``LESSONKIT_PROGRESS`` (a folder, or a file whose name ends in ``.jsonl``), else ``progress/`` of the
-    checkout that holds this package, else the user's data folder.
+    checkout that holds this package, else the user's data folder. A relative path counts from the checkout:
+    each notebook runs in a folder of its own, and all of them write to one journal.
     """
     chosen = (os.environ if environ is None else environ).get("LESSONKIT_PROGRESS", "")
+    checkout = Path(__file__).resolve().parents[2]
+    has_checkout = (checkout / "start.py").is_file()
     if chosen:
         try:
-            path = Path(chosen).expanduser().absolute()
+            path = Path(chosen).expanduser()
+            path = (checkout if has_checkout else Path.cwd()) / path
         except RuntimeError as error:
             fix = "write the whole path instead of ~"
             raise JournalError(f"LESSONKIT_PROGRESS is {chosen!r}.", why=str(error), fix=fix) from error
         return path if path.suffix == ".jsonl" else path / FILE_NAME
-    checkout = Path(__file__).resolve().parents[2]
-    if (checkout / "start.py").is_file():
+    if has_checkout:
         return checkout / "progress" / FILE_NAME
     import platformdirs
 
@@ -101,7 +104,7 @@ class Journal:
             raise JournalError(f"An event's kind is a word, not {kind!r}.", fix=fix)
         try:
             kept = json.loads(json.dumps(plain(data)))  # as it will be read back
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:  # a tensor of several numbers raises the last
             fix = "give text, numbers, lists and dicts of these"
             raise JournalError(f"This {kind} can't be kept as JSON.", why=str(error), fix=fix) from error
         with self._opened() as descriptor:
@@ -127,10 +130,18 @@ class Journal:
 
         other: a journal file, or a folder that holds a ``journal.jsonl``. Lines of a newer schema are
         taken over too; unreadable ones stay where they are and are told.
+
+        Raises:
+            JournalError: there is nothing of that name, or no event in it, or this journal can't be written.
         """
-        source = Path(other).expanduser()
-        source = source / FILE_NAME if source.is_dir() else source
+        source = _other_journal(other)
         theirs = Scan(_read_bytes(source, missing_is_empty=False))
+        if theirs.problems and not theirs.lines:
+            what, why = (
+                f"{source} holds no event that can be read.",
+                "it is not a journal, or all of it is damaged",
+            )
+            raise JournalError(what, why=why, fix="name a journal.jsonl; one in a zip must be unpacked first")
         with self._opened() as descriptor:
             mine = Scan(_read_bytes(self.path, missing_is_empty=True))
             missing = sorted(
@@ -222,6 +233,19 @@ def _latest(content: bytes) -> bytes:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _other_journal(other: str | os.PathLike[str]) -> Path:
+    """The journal file that a path names, itself or as its folder."""
+    path = Path(other)
+    try:
+        path = path.expanduser()
+        return path / FILE_NAME if path.is_dir() else path
+    except OSError as error:  # too long, or below a folder that this account may not look into
+        raise _explained(error, path, "read") from error
+    except RuntimeError as error:  # the home folder of nobody
+        fix = "write the whole path instead of ~"
+        raise JournalError(f"The journal {path} can't be read.", why=str(error), fix=fix) from error
 
 
 def _read_bytes(path: Path, *, missing_is_empty: bool) -> bytes:

@@ -72,11 +72,13 @@ class Deleted:
 
 
 def outputs_folder(root: Path | None = None) -> Path:
-    """Where lessons save models and files: ``LESSONKIT_OUTPUTS``, else ``outputs`` in the checkout or here."""
+    """Where lessons save models and files: ``LESSONKIT_OUTPUTS``, else ``outputs`` in the checkout or here.
+
+    A relative path counts from there too, so that a notebook and the command line mean the same folder.
+    """
     from lessonkit.curriculum import project_root
 
-    chosen = os.environ.get("LESSONKIT_OUTPUTS")
-    return Path(chosen) if chosen else (root or project_root() or Path.cwd()) / "outputs"
+    return (root or project_root() or Path.cwd()) / (os.environ.get("LESSONKIT_OUTPUTS") or "outputs")
 
 
 def what_is_kept(journal: Journal, curriculum: Curriculum) -> Kept:
@@ -105,7 +107,8 @@ def export_all(journal: Journal, curriculum: Curriculum, file: Path, *, force: b
     progress = fold(journal.read().events, curriculum)
 
     def fill(target: Path) -> None:
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        # Some mounted drives say that a file is of 1970, for which a zip has no words.
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
             archive.writestr("README.txt", ABOUT)
             if journal.path.exists():
                 archive.write(journal.path, "journal.jsonl")
@@ -121,13 +124,13 @@ def write_new(file: Path, fill: Callable[[Path], object], *, force: bool = False
 
     Raises JournalError if it is there already and not ``force``, or can't be written.
     """
-    if file.is_dir():
-        raise JournalError(
-            f"{file} is a folder.", fix=f"name a file in it, such as {file / 'portfolio.html'}"
-        )
-    if file.exists() and not force:
-        raise JournalError(f"{file} is there already.", fix="choose another name, or add --force")
     try:
+        if file.is_dir():
+            raise JournalError(
+                f"{file} is a folder.", fix=f"name a file in it, such as {file / 'portfolio.html'}"
+            )
+        if file.exists() and not force:
+            raise JournalError(f"{file} is there already.", fix="choose another name, or add --force")
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".lessonkit-") as folder:
             part = Path(folder) / "part"
@@ -154,16 +157,17 @@ def delete_all(journal: Journal, curriculum: Curriculum) -> Deleted:
     if base.is_symlink():
         left.append(f"{base}: it is a link to {os.path.realpath(base)}; look there yourself")
     try:
+        lock = journal.lock_path  # asked now: it lies beside the file that a link leads to
+        if os.path.lexists(journal.path) or lock.exists():
+            with journal.locked():  # the journal first: where it can't be had, nothing at all is deleted
+                _remove(journal.path, removed, left)
+                _remove_lock(lock)
+            _remove_lock(lock)  # where a file that is open can't be deleted
+            removed.append(str(lock))
         for folder in _own_outputs(curriculum):
             _remove(folder, removed, left)
         with contextlib.suppress(OSError):  # it holds something that no lesson saved, or was never there
             base.rmdir()
-        if os.path.lexists(journal.path) or journal.lock_path.exists():
-            with journal.locked():
-                _remove(journal.path, removed, left)
-                _remove_lock(journal.lock_path)
-            _remove_lock(journal.lock_path)  # where a file that is open can't be deleted
-            removed.append(str(journal.lock_path))
     except OSError as error:
         if isinstance(error, JournalError):
             raise
@@ -179,7 +183,7 @@ def _own_outputs(curriculum: Curriculum) -> list[Path]:
     base = outputs_folder()
     if base.is_symlink():
         return []
-    folders = [base / lesson.id.replace("/", "-") for lesson in curriculum.lessons]
+    folders = [base / lesson.id.replace("/", "-") for lesson in curriculum.lessons if lesson.runnable]
     return [folder for folder in folders if os.path.lexists(folder)]
 
 
@@ -205,7 +209,9 @@ def _size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder; links count as nothing."""
     if path.is_symlink():
         return 0
-    if not path.is_dir():
-        return path.stat().st_size
     inside = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-    return sum(each.lstat().st_size for each in inside if not each.is_symlink())
+    total = 0
+    for each in inside if path.is_dir() else (path,):
+        with contextlib.suppress(OSError):  # gone by now: a training deletes its older checkpoints
+            total += 0 if each.is_symlink() else each.lstat().st_size
+    return total

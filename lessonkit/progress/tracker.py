@@ -87,7 +87,8 @@ def add_note(journal: Journal, curriculum: Curriculum, text: str, about: str = "
     everything = (*curriculum.techniques, *curriculum.lessons, *curriculum.items)
     names = [each.id for each in everything]
     if about and about not in names:
-        fix = "`lessonkit progress` names them"
+        techniques = ", ".join(each.id for each in curriculum.techniques)
+        fix = f"a technique ({techniques}), or a name from `lessonkit lessons` or `lessonkit progress`"
         raise UnknownNameError("lesson, technique or item", about, names, fix=fix)
     return journal.append("note", text=text, about=about)
 

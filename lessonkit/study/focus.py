@@ -262,8 +262,8 @@ def _cut(each: Focus, after: Focus | None) -> Focus:
 
 def _planned(value: Any, usual: float, low: float, high: float) -> float:
     """A planned length as an event carries it; the usual one where it is no number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return min(high, max(low, value)) if number else usual
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return min(high, max(low, value)) if number and -math.inf < value < math.inf else usual
 
 
 def _words(value: Any) -> str:

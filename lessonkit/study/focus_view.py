@@ -136,7 +136,7 @@ class FocusPanel(StudyPanel):
         self.done.value = ""
         if stopped is None or stopped.ended is None:
             return "It had ended already, as planned; its time counts."
-        return f"Stopped after {said(stopped.seconds)}; they count."
+        return f"Stopped after {said(stopped.seconds)}. That time counts."
 
     def _keep(self, now: datetime) -> str:
         if not self.done.value.strip():

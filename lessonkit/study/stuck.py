@@ -170,7 +170,10 @@ def take_hint(journal: Journal, hints: Sequence[str], given: int = 0, now: datet
     running = _open_one(journal, now)
     number = max([given, *(each.number for each in running.hints)]) + 1
     if number > len(hints):
-        none = "Those were all the hints." if hints else "There are no hints for this."
+        if not running.exercise:
+            fix = "lessonkit stuck --exercise NAME, for an exercise of a lesson; lessonkit explain, for an error message"
+            raise StudyError("There are no hints for this: hints belong to exercises.", fix=fix)
+        none = "Those were all the hints." if hints else "This exercise has no hints."
         raise StudyError(none, fix=proposal(running))
     wait = running.hint_wait(now)
     if wait:
@@ -191,7 +194,7 @@ def end_stuck(journal: Journal, how: str = "stopped", now: datetime | None = Non
     """
     now = utc(now)
     if how not in ENDS:
-        raise StudyError(f"{how!r} is no way to end.", fix=f"one of: {', '.join(ENDS)}")
+        raise StudyError(f"{how!r} is not one of the ways to end.", fix=f"one of: {', '.join(ENDS)}")
     running = current_stuck(journal, now)
     if running is None:
         return None

@@ -36,6 +36,7 @@ def choose_technique(journal: Journal, curriculum: Curriculum, technique: str) -
     from lessonkit.progress.tracker import set_only
 
     titles = {each.id: each.title for each in curriculum.techniques}
+    technique = technique.strip().lower() if isinstance(technique, str) else technique
     if not isinstance(technique, str) or technique not in {*titles, ALL}:
         raise UnknownNameError("technique", str(technique), [*titles, ALL])
     chosen = _chosen(journal, curriculum)
@@ -44,7 +45,8 @@ def choose_technique(journal: Journal, curriculum: Curriculum, technique: str) -
     set_only(journal, curriculum, "" if technique == ALL else technique)
     if technique == ALL:
         return "All techniques are shown again."
-    return f"Only {titles[technique]} is shown from now on. Nothing is lost; all again: lessonkit only --all"
+    chosen = f"Only {titles[technique]} is shown from now on."
+    return f"{chosen}{_unwritten(curriculum, technique)} Nothing is lost; all again: lessonkit only --all"
 
 
 def technique_text(journal: Journal, curriculum: Curriculum) -> str:
@@ -52,9 +54,15 @@ def technique_text(journal: Journal, curriculum: Curriculum) -> str:
     chosen = _chosen(journal, curriculum)
     if chosen:
         title = next(each.title for each in curriculum.techniques if each.id == chosen)
-        return f"Only {title} is shown. All again: lessonkit only --all"
+        return f"Only {title} is shown.{_unwritten(curriculum, chosen)} All again: lessonkit only --all"
     names = ", ".join(each.id for each in curriculum.techniques)
     return f"All techniques are shown. One at a time: lessonkit only NAME (one of {names})"
+
+
+def _unwritten(curriculum: Curriculum, technique: str) -> str:
+    """A word to whoever would look for the lessons of a technique that has none yet."""
+    written = any(each.written for each in curriculum.lessons if each.technique == technique)
+    return "" if written else " Its lessons are not written yet."
 
 
 def _chosen(journal: Journal, curriculum: Curriculum) -> str:

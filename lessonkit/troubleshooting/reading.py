@@ -11,7 +11,7 @@ __all__ = ["Told", "errors_in", "told"]
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 #: "ValueError: text" or "torch.OutOfMemoryError: text" at the end of a traceback; pytest puts an E before it.
 LAST_LINE = re.compile(
-    r"^(?:E\s+)?\s*((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning|Invalid|Interrupt|Exit|Iteration))"
+    r"^(?:E\s)?\s*((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning|Invalid|Interrupt|Exit|Iteration))"
     r"(?::[ \t]*(.*)|[ \t]*)$"
 )
 #: What may stand between an error and the next one.

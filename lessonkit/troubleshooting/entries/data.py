@@ -14,7 +14,7 @@ ENTRIES = (
         r"Column name \w+ not in the dataset|Column to remove \[.*\] not in the dataset",
         example="Column 'txt' doesn't exist.",
         meaning="The dataset has no column of that name.",
-        cause="A slip of the pen, another dataset than you think, or a step before that renamed or removed the column.",
+        cause="A typo, another dataset than you think, or a step before that renamed or removed the column.",
         cure=(
             "See the names: `print(dataset.column_names)`.",
             "Write the name as it stands there, or rename: `dataset.rename_column('sentence', 'text')`.",
@@ -29,7 +29,8 @@ ENTRIES = (
         pattern=r"^'[^']*'$",
         example="'txt'",
         meaning="A row, a dictionary or a set of splits has no entry of that name. The message is nothing but the name.",
-        cause="In `dataset.map`, a column that the rows do not have; else a split that is not there, or a slip of the pen.",
+        cause="In `dataset.map`, a column that the rows do not have; else a split that is not there, a metric that was "
+        "not computed, or a typo.",
         cure=(
             "See what there is: `print(dataset.column_names)`, `print(row.keys())`, or `print(dataset)` for the splits.",
             "Without a test split, make one: `dataset['train'].train_test_split(test_size=0.2, seed=0)`.",
@@ -41,12 +42,13 @@ ENTRIES = (
     ),
     Entry(
         title="A dictionary of splits where one split is wanted",
-        errors=("KeyError",),
-        pattern=r"Invalid key: .* Please first select a split",
+        errors=("KeyError", "AttributeError"),
+        pattern=r"Invalid key: .* Please first select a split|'DatasetDict' object has no attribute",
         example="\"Invalid key: 0. Please first select a split. For example: `my_dataset_dictionary['train'][0]`. Available "
         "splits: ['train']\"",
         meaning="You hold a `DatasetDict`, with a dataset for each split, and it was used as one dataset.",
-        cause="`load_dataset(...)` without `split=` returns all splits, and the whole of it went to the Trainer.",
+        cause="`load_dataset(...)` without `split=` returns all splits, and the whole of it went to the Trainer, "
+        "or was used with a method of one dataset, such as `select`.",
         cure=("Take the split: `dataset['train']`, or load it with `split='train'`.",),
         before="Trainer(..., train_dataset=dataset)",
         after='Trainer(..., train_dataset=dataset["train"])',

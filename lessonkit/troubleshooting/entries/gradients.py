@@ -132,14 +132,14 @@ with torch.no_grad():
         errors=("RuntimeError",),
         pattern=r"[Oo]nly [Tt]ensors of floating point (?:and complex )?dtype can require gradients",
         example="Only Tensors of floating point and complex dtype can require gradients",
-        meaning="A gradient moves a weight by a little, and whole numbers have no little.",
+        meaning="A gradient moves a weight by a little, and whole numbers can't move by a little.",
         cause="`requires_grad` was set on all weights of a quantised model; its 4-bit or 8-bit weights are stored as "
         "whole numbers.",
         cure=(
             "Leave the quantised weights frozen and train an adapter: `get_peft_model(model, LoraConfig(...))`.",
             "Unfreeze by kind: `if p.is_floating_point(): p.requires_grad = True`.",
         ),
-        before="for p in model.parameters(): p.requires_grad = True",
+        before="for p in model.parameters():\n    p.requires_grad = True",
         after="model = get_peft_model(prepare_model_for_kbit_training(model), LoraConfig(...))",
         packages=("torch",),
         lesson="intermediate/qlora",
@@ -151,7 +151,8 @@ with torch.no_grad():
         example="Attempting to unscale FP16 gradients.",
         meaning="With `fp16=True` the weights stay in float32 and only the computing is done in float16; here the "
         "weights themselves are float16.",
-        cause="The model was loaded with `dtype=torch.float16` (or `'auto'`) and then trained with `fp16=True`.",
+        cause="The model was loaded with `dtype=torch.float16`, or without `dtype` from a file that holds float16 (since "
+        "version 5, transformers takes what the file holds), and then trained with `fp16=True`.",
         cure=(
             "Load the weights that are trained in float32: `from_pretrained(name, dtype=torch.float32)`.",
             "With an adapter on a float16 base, turn only the adapter into float32: "
@@ -178,10 +179,14 @@ args = TrainingArguments(output_dir="out", fp16=True)""",
             "Use the newer kind: `activation_checkpointing_kwargs={'use_reentrant': False}`.",
             "Or let the inputs ask for one: `model.enable_input_require_grads()` before training.",
         ),
-        before="TrainingArguments(output_dir='out', activation_checkpointing=True,\n"
-        "                  activation_checkpointing_kwargs={'use_reentrant': True})",
-        after="TrainingArguments(output_dir='out', activation_checkpointing=True,\n"
-        "                  activation_checkpointing_kwargs={'use_reentrant': False})",
+        before="""\
+TrainingArguments(
+    output_dir="out", activation_checkpointing=True, activation_checkpointing_kwargs={"use_reentrant": True}
+)""",
+        after="""\
+TrainingArguments(
+    output_dir="out", activation_checkpointing=True, activation_checkpointing_kwargs={"use_reentrant": False}
+)""",
         packages=("torch",),
     ),
 )

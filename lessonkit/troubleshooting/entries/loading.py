@@ -18,7 +18,8 @@ ENTRIES = (
         cause="There is no network, a company's network blocks the Hub, or `HF_HUB_OFFLINE=1` is set.",
         cure=(
             "Use what the course brings along: `lessonkit.load_model('minilm')`; `lessonkit fetch` gets it once.",
-            "Online: look whether `HF_HUB_OFFLINE` is set, and remove it, then restart the kernel.",
+            "You are online? See whether the Hub is switched off: `import os; print(os.environ.get('HF_HUB_OFFLINE'))`. If "
+            "it says 1, restart the kernel and run `%env HF_HUB_OFFLINE=0` in its first cell, before any import.",
             "Fetch it where there is a network, `model.save_pretrained('my-model')`, and bring the folder here.",
         ),
         before='AutoModel.from_pretrained("bert-base-uncased")',
@@ -33,7 +34,7 @@ ENTRIES = (
         example="Repo id must be in the form 'repo_name' or 'namespace/repo_name': 'outputs/a/my-model'. Use `repo_type` "
         "argument if needed.",
         meaning="There is no folder of that name, so it was taken for the name of a model on the Hub, which it cannot be.",
-        cause="A slip in the path, or a path that begins at another folder than the notebook's.",
+        cause="A typo in the path, or a path that begins at another folder than the notebook's.",
         cure=(
             "See where you are and what is there: `from pathlib import Path; print(Path.cwd(), Path('outputs').exists())`.",
             "Give the whole path, or `lesson.folder / 'my-model'` as it was saved.",
@@ -50,7 +51,7 @@ ENTRIES = (
         meaning="The model's makers want their terms accepted before it can be fetched.",
         cause="You have not accepted them on the model's page, or this computer does not know who you are.",
         cure=(
-            "Accept the terms on the model's page (it can take hours until they answer).",
+            "Accept the terms on the model's page (it can take hours until they answer, sometimes days).",
             "Make a token in your account's settings and type `hf auth login` in a terminal.",
             "Or take an open model; those of this course need no account.",
         ),
@@ -143,7 +144,7 @@ ENTRIES = (
         cause="A model trained for 2 classes is loaded with `num_labels=5`, mostly.",
         cure=(
             "For a new task, throw the old head away: `ignore_mismatched_sizes=True`. The new one starts untrained.",
-            "To use the model as it was trained, leave `num_labels` away.",
+            "To use the model as it was trained, leave `num_labels` out.",
         ),
         before="from_pretrained(folder, num_labels=5)",
         after="from_pretrained(folder, num_labels=5, ignore_mismatched_sizes=True)",
@@ -171,14 +172,14 @@ ENTRIES = (
         r"Unterminated string starting at|Extra data|Illegal trailing comma.*): line \d+ column \d+",
         example="It looks like the config file at 'my-model/config.json' is not a valid JSON file.",
         meaning="A settings file ends in the middle or breaks the rules of JSON; the message names line and column.",
-        cause="Writing it was interrupted (a stopped training, a full disk), or it was edited by hand: a comma too many, "
+        cause="Writing it was interrupted (a stopped training, a full disk), or it was edited by hand: one comma too many, "
         "single quotation marks.",
         cure=(
             "Open it at that line. JSON wants double quotation marks and no comma after the last entry.",
             "`trainer_state.json` of a checkpoint: go on from the checkpoint before it.",
             "Empty or cut off: save or fetch it again.",
         ),
-        before="{'model_type': 'bert',}",
+        before='{\n    "model_type": "bert",\n}',
         after='{"model_type": "bert"}',
         packages=("transformers",),
     ),
@@ -255,7 +256,8 @@ ENTRIES = (
         pattern=r"newly initialized because missing from the checkpoint|were not initialized from the model checkpoint",
         example="MISSING: those params were newly initialized because missing from the checkpoint. Consider training on "
         "your downstream task.",
-        meaning="A note, no error: the base model came with its weights, the head on top was filled with random numbers.",
+        meaning="A note, not an error: the base model came with its weights, and the head on top was filled with random "
+        "numbers.",
         cause="A pre-trained model has no head for your classes yet. That is what you are about to train.",
         cure=(
             "Before training: all is well, if only the head (`classifier`, `score`) is named.",

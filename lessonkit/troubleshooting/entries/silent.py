@@ -10,15 +10,18 @@ ENTRIES = (
     Entry(
         title="The loss is nan",
         errors=(),
-        pattern=r"['\"]?loss['\"]?\s*[:=]\s*['\"]?nan\b|\bloss (?:is|becomes|turned|turns) (?:to )?nan\b",
-        example="{'loss': nan, 'grad_norm': nan, 'learning_rate': 0.001, 'epoch': 0.1}",
-        meaning="A number became too large to be one, and everything reckoned with it is lost: the weights too.",
+        pattern=r"['\"]?(?:loss|grad_norm)['\"]?\s*[:=]\s*['\"]?nan\b|\bloss (?:is|becomes|turned|turns) (?:to )?nan\b",
+        example="{'loss': '0', 'grad_norm': 'nan', 'learning_rate': '0.001', 'epoch': '0.5'}",
+        meaning="A result is no number any more (nan: not a number), and so is everything computed with it: the weights "
+        "too. `Trainer` leaves nan out of the loss that it prints: the log says 0, or a number that looks healthy, "
+        "and only `grad_norm` says nan.",
         cause="The learning rate is too high, float16 overflowed, or a batch had no label that counts (all -100), so "
         "that zero was divided by zero.",
         cure=(
             "Load the model anew: the weights of this run are spoiled.",
             "Divide the learning rate by ten; full fine-tuning rarely wants more than 5e-5, LoRA rarely more than 5e-4.",
-            "Use bfloat16 (`bf16=True`) or float32 instead of float16.",
+            "Use bfloat16 (`bf16=True`, on a CPU with `use_cpu=True`) or float32 instead of float16.",
+            "To see each nan in the log: `logging_nan_inf_filter=False` in `TrainingArguments`.",
             "Look for rows whose labels are all -100; `lessonkit.run(trainer)` looks for you and stops at the first nan.",
         ),
         before="learning_rate=1e-2, fp16=True",
@@ -49,16 +52,38 @@ ENTRIES = (
     Entry(
         title="The loss is zero from the start",
         errors=(),
-        pattern=r"['\"]?loss['\"]?\s*[:=]\s*['\"]?0\.0+\b(?!\d*[1-9])|\bloss (?:is|of) (?:zero|0(?:\.0+)?)(?![.\d])",
-        example="{'loss': '0.0', 'grad_norm': '0.0', 'learning_rate': '2e-05', 'epoch': '0.1'}",
+        pattern=r"['\"]?loss['\"]?\s*[:=]\s*['\"]?0(?:\.0+)?['\"]?(?=[,}\s]|$)(?!\s*,?\s*['\"]?grad_norm['\"]?\s*[:=]\s*['\"]?nan)"
+        r"|\bloss (?:is|of) (?:zero|0(?:\.0+)?)(?![.\d])",
+        example="{'loss': '0', 'grad_norm': '0', 'learning_rate': '2e-05', 'epoch': '0.1'}",
         meaning="There is nothing to be wrong about: no label counts, or the answer is in the input.",
         cause="All labels are -100 (the answer was cut off by `max_length`, or the mask covers all of it), or the label "
         "is part of the text.",
         cure=(
+            "Look at `grad_norm` in the same line. If it says nan, the loss is nan, too: see "
+            "[The loss is nan](#the-loss-is-nan).",
             "Count the labels that count: `sum(each != -100 for each in row['labels'])` for a few rows.",
             "Read a batch as the model gets it: `tokenizer.decode(batch['input_ids'][0])`.",
             "Leave room for the answer: a longer `max_length`, or a shorter prompt.",
         ),
+        reproduced=False,
+    ),
+    Entry(
+        title="The kernel died",
+        errors=(),
+        pattern=r"\b[Kk]ernel\b[^\n]{0,80}\b(?:died|dead|has crashed)\b|\b[Kk]ernel Restarting\b|^\s*Killed\s*$",
+        example="The kernel for 00-start-here.ipynb appears to have died. It will restart automatically.",
+        meaning="The system ended the Python behind this notebook, without a traceback. Its variables are lost; what was "
+        "saved is not.",
+        cause="Almost always the memory was full, and the system ended the program that held most of it.",
+        cure=(
+            "Close other notebooks and programs, then run the cells from the top. Other kernels are listed under the circle "
+            "with a square in it, at the left edge of JupyterLab.",
+            "Halve `per_device_train_batch_size`, shorten `max_length`, or take a smaller model. What would fit: "
+            "`lessonkit plan --config minilm`, or your model's `config.json`.",
+            "A training goes on from its newest checkpoint: `lessonkit.run(trainer, resume=True)`.",
+        ),
+        before="per_device_train_batch_size=32, gradient_accumulation_steps=1",
+        after="per_device_train_batch_size=8, gradient_accumulation_steps=4",
         reproduced=False,
     ),
     Entry(

@@ -61,10 +61,12 @@ model = AutoModelForCausalLM.from_pretrained(name)""",
         r"Token indices sequence length is longer than the specified maximum",
         example="The expanded size of the tensor (40) must match the existing size (32) at non-singleton dimension 1.  "
         "Target sizes: [2, 40].  Tensor sizes: [1, 32]",
-        meaning="A batch has more tokens in a row than the model has positions: here 40, where 32 are known.",
-        cause="The texts were tokenized without `truncation=True`, so one long text went through in full.",
+        meaning="A batch has more tokens in a row (the first number in brackets) than the model has positions (the second).",
+        cause="The texts were tokenized without `truncation=True`, so one long text went through in full. The "
+        "tokenizer's warning `Token indices sequence length is longer than ...` says so beforehand; it does no harm while "
+        "you only count tokens.",
         cure=(
-            "Tokenize with `truncation=True, max_length=model.config.max_position_embeddings` or less.",
+            "Tokenize with `truncation=True, max_length=model.config.max_position_embeddings` or less (RoBERTa: 2 less).",
             "If the ends of the texts matter, cut the texts into several pieces instead.",
         ),
         before='tokenizer(rows["text"])',
@@ -77,8 +79,8 @@ model = AutoModelForCausalLM.from_pretrained(name)""",
         pattern=r"Expected all tensors to be on the same device|is not on the expected device|"
         r"Unhandled FakeTensor Device Propagation",
         example="Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!",
-        meaning="Numbers on the GPU and numbers in the main memory cannot be reckoned with each other. Without a GPU the "
-        "same mistake reads `Tensor on device meta is not on the expected device cpu!`; that form the tests provoke.",
+        meaning="Numbers on the GPU and numbers in the main memory cannot be combined. On a machine without a GPU the "
+        "message can read `Tensor on device meta is not on the expected device cpu!`.",
         cause="The model was moved to the GPU and the batch was not, or a tensor was made inside your own code without "
         "saying where.",
         cure=(
@@ -86,8 +88,8 @@ model = AutoModelForCausalLM.from_pretrained(name)""",
             "A tensor that you make yourself takes its device from another one: `torch.zeros(3, device=logits.device)`.",
             "`Trainer` moves its batches on its own; then look at your own loss or metric.",
         ),
-        before="outputs = model(**tokenizer(text, return_tensors='pt'))",
-        after="outputs = model(**tokenizer(text, return_tensors='pt').to(model.device))",
+        before='outputs = model(**tokenizer(text, return_tensors="pt"))',
+        after='outputs = model(**tokenizer(text, return_tensors="pt").to(model.device))',
         packages=("torch",),
     ),
     Entry(
@@ -101,7 +103,7 @@ model = AutoModelForCausalLM.from_pretrained(name)""",
         "parts of it outside the GPU and it was then moved by hand.",
         cure=(
             "Load the weights: `from_pretrained(name)` without `.to(...)` after `device_map=...`.",
-            "If it does not fit in memory, see what would: `lessonkit plan`.",
+            "Too big for the memory? See what would fit: `lessonkit plan --config smollm2`, or your model's `config.json`.",
         ),
         before="""\
 with torch.device("meta"):
@@ -115,8 +117,8 @@ model.to("cpu")""",
         errors=("RuntimeError",),
         pattern=r"mat1 and mat2 shapes cannot be multiplied",
         example="mat1 and mat2 shapes cannot be multiplied (4x768 and 384x2)",
-        meaning="A layer got vectors of another width than it was made for: here 768 numbers each, where it takes 384. "
-        "The second pair is the layer's weight, as (in, out).",
+        meaning="A layer got vectors of another width than it was made for. With (4x768 and 384x2): 4 vectors of 768 "
+        "numbers, and a layer that takes 384 and gives 2.",
         cause="Your own head or adapter has the hidden size of another model written into it, or the tensor was "
         "flattened or transposed on the way.",
         cure=(
@@ -149,15 +151,15 @@ model.to("cpu")""",
         pattern=r"must have the same dtype|to have the same dtype, but got|mixed dtype \(CPU\)",
         example="mat1 and mat2 must have the same dtype, but got Float and BFloat16",
         meaning="One side is in float32 (Float), the other in bfloat16 or float16 (Half). A matrix product needs one kind.",
-        cause="The model was loaded in half precision and the inputs, a new head or an adapter are in float32; or the "
-        "other way round.",
+        cause="The model is in half precision and the inputs, a new head or an adapter are in float32, or the other way "
+        "round. Since version 5, transformers loads a model as its file holds it, unless `dtype=` says otherwise.",
         cure=(
             "See the kinds: `print({p.dtype for p in model.parameters()})`.",
             "To train, load in float32 (`dtype=torch.float32`) and let `bf16=True` in `TrainingArguments` do the mixing.",
             "In your own loop, compute inside `with torch.autocast(model.device.type, dtype=torch.bfloat16):`.",
             "Or turn your own layer into the model's kind: `head.to(model.dtype)`.",
         ),
-        before="logits = head(hidden)             # hidden is bfloat16, head float32",
+        before="logits = head(hidden)  # hidden is bfloat16, head float32",
         after="logits = head(hidden.to(head.weight.dtype))",
         packages=("torch",),
     ),
@@ -175,7 +177,7 @@ model.to("cpu")""",
             "Look for empty texts: `dataset.filter(lambda row: len(row['input_ids']) > 0)`.",
             "If the ids are right otherwise: `input_ids.long()`.",
         ),
-        before='torch.tensor(tokenizer("")["input_ids"])      # empty: float32',
+        before='torch.tensor(tokenizer("")["input_ids"])  # empty: float32',
         after='torch.tensor(tokenizer(text)["input_ids"], dtype=torch.long)',
         packages=("torch",),
     ),
@@ -200,8 +202,8 @@ model.to("cpu")""",
         pattern=r"Expected input batch_size \(\d+\) to match target batch_size \(\d+\)",
         example="Expected input batch_size (2) to match target batch_size (3).",
         meaning="The loss got predictions for one number of rows (or tokens) and labels for another.",
-        cause="Token labels were made but one label a text is wanted, or the reverse; or the labels were not cut and "
-        "padded along with the texts.",
+        cause="There is a label for each token but one for each text is wanted, or the reverse; or the labels were not cut "
+        "and padded along with the texts.",
         cure=(
             "Print `logits.shape` and `labels.shape`; without the last dimension of the logits they must be equal.",
             "One label for each text: a `...ForSequenceClassification` model. One for each token: "
@@ -234,10 +236,11 @@ model.to("cpu")""",
         meaning="For several classes at once the loss compares decimals with decimals, and the labels are whole numbers.",
         cause="`problem_type='multi_label_classification'` with labels such as `[0, 1, 1]` instead of `[0.0, 1.0, 1.0]`.",
         cure=(
-            "Make them decimals in the dataset: `row['labels'] = [float(each) for each in row['labels']]`.",
+            "Make them decimals in the dataset: `dataset.cast_column('labels', List(Value('float32')))`, with "
+            "`from datasets import List, Value`. A `map` that returns decimals leaves the column's kind as it was.",
         ),
-        before='{"labels": [0, 1, 1]}',
-        after='{"labels": [0.0, 1.0, 1.0]}',
+        before='dataset = dataset.map(lambda row: {"labels": [float(each) for each in row["labels"]]})',
+        after='dataset = dataset.cast_column("labels", List(Value("float32")))',
         packages=("torch",),
     ),
     Entry(
@@ -250,13 +253,13 @@ model.to("cpu")""",
         cause="The batch, the texts or the model are too large for this machine, or other programs and other notebooks "
         "hold the memory.",
         cure=(
-            "Close other notebooks (in JupyterLab: the square with a circle at the left shows running kernels) and "
+            "Close other notebooks (in JupyterLab: the circle with a square in it, at the left edge, lists what runs) and "
             "restart this kernel.",
             "Halve `per_device_train_batch_size` and double `gradient_accumulation_steps`: the same training, less memory.",
             "Shorten the texts (`max_length`), or train fewer weights (LoRA).",
-            "See what would fit before you start: `lessonkit plan`.",
+            "See what would fit before you start: `lessonkit plan --config minilm`, or your model's `config.json`.",
         ),
-        before="per_device_train_batch_size=32",
+        before="per_device_train_batch_size=32, gradient_accumulation_steps=1",
         after="per_device_train_batch_size=8, gradient_accumulation_steps=4",
         packages=("torch",),
     ),
@@ -270,14 +273,14 @@ model.to("cpu")""",
         cause="The batch, the texts or the model are too large for it, or an earlier cell or another notebook still "
         "holds memory there.",
         cure=(
-            "Restart the kernel: memory of failed runs is held by the old traceback.",
+            "Restart the kernel: after a failed run, its traceback still holds the memory.",
             "Halve `per_device_train_batch_size` and double `gradient_accumulation_steps`; `lessonkit.run(trainer)` does "
             "that by itself.",
             "Then `activation_checkpointing=True` (in older versions `gradient_checkpointing=True`), shorter texts, LoRA, "
             "QLoRA, in this order.",
-            "See what would fit before you start: `lessonkit plan`.",
+            "See what would fit before you start: `lessonkit plan --config minilm`, or your model's `config.json`.",
         ),
-        before="per_device_train_batch_size=32",
+        before="per_device_train_batch_size=32, gradient_accumulation_steps=1",
         after="per_device_train_batch_size=8, gradient_accumulation_steps=4",
         packages=("torch",),
         reproduced=False,
@@ -351,7 +354,7 @@ model.to("cpu")""",
         meaning="`if` needs one yes or no, and a comparison of tensors gives one for each number.",
         cause="`if predictions == labels:` with whole batches, or `tensor in list`.",
         cure=(
-            "All of them: `(predictions == labels).all()`. How many: `(predictions == labels).float().mean()`.",
+            "All of them: `(predictions == labels).all()`. Which share: `(predictions == labels).float().mean()`.",
         ),
         before="""\
 if predictions == labels:

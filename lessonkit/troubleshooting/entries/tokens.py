@@ -19,7 +19,7 @@ ENTRIES = (
         cause="Models that write text (GPT-2, Llama) were trained without padding, so their tokenizers come without it.",
         cure=(
             "Before the texts are tokenized: `tokenizer.pad_token = tokenizer.eos_token`.",
-            "The attention mask and labels of -100 see to it that padding is not learned from; "
+            "The attention mask and labels of -100 keep padding out of what is learned; "
             "`lessonkit.CausalLMCollator` masks it by position, so that the real end of text is still learned.",
         ),
         before='tokenizer(["short", "a longer text"], padding=True)',
@@ -51,7 +51,7 @@ model.config.pad_token_id = tokenizer.pad_token_id""",
         "'truncation=True' to have batched tensors with the same length. Perhaps your features (`labels` in this case) "
         "have excessive nesting (inputs type `list` where type `int` is expected).",
         meaning="A column (the message names it) holds rows of different lengths, or texts, and cannot become a tensor.",
-        cause="The texts were tokenized with `return_tensors='pt'` and without padding; labels have one entry a token and "
+        cause="The texts were tokenized with `return_tensors='pt'` and without padding; labels have one entry per token and "
         "the collator pads only the inputs; or a column of texts is still in the dataset.",
         cure=(
             "Tokenize without `return_tensors`, and let the collator pad each batch.",
@@ -68,7 +68,7 @@ model.config.pad_token_id = tokenizer.pad_token_id""",
         errors=("ValueError", "TypeError"),
         pattern=r"text input must be of type `str`|TextEncodeInput must be Union|TextInputSequence must be str",
         example="TextEncodeInput must be Union[TextInputSequence, Tuple[InputSequence, InputSequence]]",
-        meaning="A tokenizer takes a text or a list of texts, and got something else: a missing value, a number, a whole "
+        meaning="A tokenizer takes a text or a list of texts, but got something else: a missing value, a number, a whole "
         "row.",
         cause="The column has empty cells (None), the wrong column was passed, or a row instead of its text.",
         cure=(
@@ -146,7 +146,7 @@ model.config.pad_token_id = tokenizer.pad_token_id""",
         "to shorter prompts get worse.",
         cause="Tokenizers pad at the right by default, which is right for training.",
         cure=("Before writing, not before training: `tokenizer.padding_side = 'left'`.",),
-        before="inputs = tokenizer(prompts, return_tensors='pt', padding=True)",
+        before='inputs = tokenizer(prompts, return_tensors="pt", padding=True)',
         after="""\
 tokenizer.padding_side = "left"
 inputs = tokenizer(prompts, return_tensors="pt", padding=True)""",

@@ -14,9 +14,10 @@ ENTRIES = (
         example="TrainingArguments.__init__() got an unexpected keyword argument 'evaluation_strategy'",
         meaning="`TrainingArguments` has no argument of that name.",
         cause="Tutorials written for older versions: `evaluation_strategy` is now `eval_strategy`, `no_cuda` is "
-        "`use_cpu`, `group_by_length=True` is `train_sampling_strategy='group_by_length'`. Or a slip of the pen.",
+        "`use_cpu`, `warmup_ratio=0.1` is `warmup_steps=0.1`, `group_by_length=True` is "
+        "`train_sampling_strategy='group_by_length'`, and `overwrite_output_dir` is gone. Or it is a typo.",
         cure=(
-            "Write the new name.",
+            "Write the new name; leave out what is gone.",
             "See all names: `help(TrainingArguments)`, or type `TrainingArguments(` and press Shift-Tab.",
         ),
         before='TrainingArguments(output_dir="out", evaluation_strategy="epoch", no_cuda=True)',
@@ -42,7 +43,7 @@ ENTRIES = (
         errors=("FutureWarning", "DeprecationWarning"),
         pattern=r"is deprecated and will be removed in",
         example="`gradient_checkpointing` is deprecated and will be removed in v6. Use `activation_checkpointing` instead.",
-        meaning="A warning, no error: it works today, and will not after the version that it names.",
+        meaning="A warning, not an error: it works today, and will stop working with the version that it names.",
         cause="The name was changed; the message says the new one.",
         cure=("Write the new name. If the line is not yours but a library's, leave it.",),
         before='TrainingArguments(output_dir="out", gradient_checkpointing=True)',
@@ -56,10 +57,10 @@ ENTRIES = (
         pattern=r"is not a valid \w+(?:Strategy|Type|Names), please select one of",
         example="epochs is not a valid SaveStrategy, please select one of ['no', 'steps', 'epoch', 'best']",
         meaning="An argument takes one of a few words, and got another; the message lists them.",
-        cause="A slip of the pen, such as `epochs` for `epoch`.",
+        cause="A typo, such as `epochs` for `epoch`.",
         cure=("Write one of the words in the list.",),
-        before='save_strategy="epochs"',
-        after='save_strategy="epoch"',
+        before='TrainingArguments("out", save_strategy="epochs")',
+        after='TrainingArguments("out", save_strategy="epoch")',
         packages=("transformers",),
     ),
     Entry(
@@ -75,8 +76,8 @@ ENTRIES = (
             "Without one: `validation = train.train_test_split(test_size=0.1, seed=0)['test']`. Never the test set.",
         ),
         before='Trainer(model, TrainingArguments("out", eval_strategy="epoch"), train_dataset=train)',
-        after='Trainer(model, TrainingArguments("out", eval_strategy="epoch"), train_dataset=train,\n'
-        "        eval_dataset=validation)",
+        after='Trainer(model, TrainingArguments("out", eval_strategy="epoch"), train_dataset=train, '
+        "eval_dataset=validation)",
         packages=("transformers",),
         lesson="beginner/full-fine-tuning",
     ),
@@ -98,8 +99,8 @@ ENTRIES = (
         '--save_strategy="best", but found\n- Evaluation strategy: IntervalStrategy.EPOCH\n- Save strategy: '
         "SaveStrategy.STEPS",
         meaning="To go back to the best model at the end, each one that is measured must have been saved.",
-        cause="`eval_strategy` and `save_strategy` differ, or `save_steps` is no multiple of `eval_steps`. The default for "
-        "saving is every 500 steps.",
+        cause="`eval_strategy` and `save_strategy` differ, or `save_steps` is not a multiple of `eval_steps`. The default "
+        "for saving is every 500 steps.",
         cure=("Set both to the same: `eval_strategy='epoch', save_strategy='epoch'`.",),
         before='TrainingArguments("out", eval_strategy="epoch", load_best_model_at_end=True)',
         after='TrainingArguments("out", eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)',
@@ -113,8 +114,8 @@ ENTRIES = (
         "metrics. The available evaluation metrics are: ['eval_loss', 'eval_runtime', ...]\"",
         meaning="The best model is to be chosen by a metric that the evaluation does not produce; the message lists those "
         "that it does.",
-        cause="`compute_metrics` was not passed or names it otherwise; or the evaluation rows have no labels, so that no "
-        "metric is computed at all.",
+        cause="`compute_metrics` was not passed, or gives it another name; or the evaluation rows have no labels, so that "
+        "no metric is computed at all.",
         cure=(
             "Pass `compute_metrics=` and return the metric by that name: `{'f1': ...}` for `metric_for_best_model='f1'`.",
             "See that the evaluation data has the column `label` or `labels`.",
@@ -161,7 +162,7 @@ Trainer(..., train_dataset=tokenized)""",
         example="The model did not return a loss from the inputs, only the following keys: logits. For reference, the "
         "inputs it received are input_ids,attention_mask.",
         meaning="A model computes its loss when it is given labels, and it was given none.",
-        cause="The column is called otherwise than `label` or `labels` and was dropped; a text-writing model got no labels "
+        cause="The column has another name than `label` or `labels` and was dropped; a text-writing model got no labels "
         "from its collator; or the model has no head for a task (`AutoModel`).",
         cure=(
             "Rename it: `dataset.rename_column('sentiment', 'labels')`.",
@@ -204,13 +205,30 @@ Trainer(..., train_dataset=tokenized)""",
         pattern=r"At most one of fp16 and bf16 can be True",
         example="At most one of fp16 and bf16 can be True, but not both",
         meaning="Training computes in float16 or in bfloat16, not in both.",
-        cause="Both were set, one of them perhaps by a helper.",
+        cause="Both were set, one of them perhaps by code that you copied.",
         cure=(
-            "On GPUs from 2020 on, and on CPUs, `bf16=True` alone; on a T4 `fp16=True` alone.",
-            "`lessonkit.training_arguments(...)` picks what this machine can do.",
+            "On GPUs from 2020 on, `bf16=True` alone; on an older one, such as a T4, `fp16=True` alone. On a CPU "
+            "`bf16=True, use_cpu=True`, or neither.",
+            "`lessonkit.training_arguments()` picks what this machine can do.",
         ),
         before='TrainingArguments("out", fp16=True, bf16=True)',
         after='TrainingArguments("out", bf16=True)',
+        packages=("transformers",),
+    ),
+    Entry(
+        title="Half precision on a machine without it",
+        errors=("ValueError",),
+        pattern=r"Your setup doesn't support bf16|(?:bf16|fp16) mixed precision requires",
+        example="Your setup doesn't support bf16/gpu. You need to assign use_cpu if you want to train the model on CPU.",
+        meaning="`bf16=True` asks for a GPU that computes in bfloat16, and there is none here.",
+        cause="The machine has no GPU, or PyTorch doesn't see it.",
+        cure=(
+            "Without a GPU: `bf16=True, use_cpu=True`, or leave `bf16` out.",
+            "On Colab: Runtime > Change runtime type > T4 GPU. A T4 is faster with `fp16=True`: it only imitates bfloat16.",
+            "`lessonkit.training_arguments()` picks what this machine can do.",
+        ),
+        before='TrainingArguments("out", bf16=True)',
+        after='TrainingArguments("out", bf16=True, use_cpu=True)',
         packages=("transformers",),
     ),
     Entry(
@@ -233,12 +251,13 @@ Trainer(..., train_dataset=tokenized)""",
         pattern=r"Can't find a valid checkpoint at|No valid checkpoint found in output directory",
         example="No valid checkpoint found in output directory (out)",
         meaning="Training was to go on from a checkpoint, and there is none in that folder.",
-        cause="The first run ended before it saved one, `output_dir` is another folder than then, or the notebook was "
+        cause="The first run ended before it saved one, `output_dir` is not the folder of that run, or the notebook was "
         "started from another folder.",
         cure=(
             "See what is there: `ls out`. A checkpoint is a folder such as `checkpoint-500`.",
-            "Start anew: leave `resume_from_checkpoint` away. Save sooner: `save_steps=50`.",
-            "`lessonkit.run(trainer)` looks for the last whole checkpoint by itself.",
+            "Start anew: leave `resume_from_checkpoint` out. Save sooner: `save_steps=50`.",
+            "`lessonkit.run(trainer, resume=True)` goes on from the newest whole checkpoint, and from the beginning if "
+            "there is none.",
         ),
         packages=("transformers",),
     ),
