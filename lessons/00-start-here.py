@@ -125,9 +125,8 @@ print("\nready:", ", ".join(each.title for each in curriculum.lessons if each.wr
 # - **Complete beginner?** Read the [introduction to fine-tuning](../lessons/introduction/guide.md), then tick it with
 #   `lessonkit tick introduction`.
 # - **Ready to code?** Open [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb): 75 minutes, a real model.
-# - **Want efficiency?** The LoRA guide: not written yet; the [overview](../lessons/README.md) has its idea.
-# - **Limited resources?** The QLoRA guide: not written yet; nor do you need it for the first lesson, which runs on two
-#   CPU cores.
+# - **Want efficiency?** Check out the [LoRA guide](../lessons/lora/guide.md).
+# - **Limited resources?** Explore the [QLoRA guide](../lessons/qlora/guide.md); the first lesson runs on two CPU cores.
 #
 # One focus session is 25 minutes, then 5 of break; every section of every lesson fits into one, and the dashboard
 # has the timer. When you are stuck for 15 minutes, stop: take the hint, or a walk. More of it: the

@@ -633,6 +633,7 @@ def test_a_place_that_cannot_be_looked_at_is_told(journal: Journal, other: str, 
         journal.merge(other)
     assert why in caught.value.why
     assert caught.value.fix
+    assert "LESSONKIT_PROGRESS" not in caught.value.fix  # that is not the journal in question
 
 
 def test_a_file_without_any_event_is_no_journal(journal: Journal, tmp_path: Path) -> None:

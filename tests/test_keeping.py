@@ -66,6 +66,14 @@ def test_nothing_kept_is_nothing_and_makes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_outputs_folder_that_cannot_be_looked_at_holds_nothing(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LESSONKIT_OUTPUTS", str(tmp_path / ("x" * 300)))
+    assert what_is_kept(journal, CURRICULUM).outputs == ()
+    assert set(delete_all(journal, CURRICULUM).removed) == {str(journal.path), str(journal.lock_path)}
+
+
 def test_the_outputs_folder_is_the_one_that_lessons_use(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(outputs_folder()) == os.environ["LESSONKIT_OUTPUTS"]
     monkeypatch.setenv("LESSONKIT_OUTPUTS", "mine")

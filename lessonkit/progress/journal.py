@@ -27,6 +27,7 @@ __all__ = ["SCHEMA", "Event", "Journal", "MergeReport", "Problem", "Reading", "j
 
 FILE_NAME = "journal.jsonl"
 ELSEWHERE = "set LESSONKIT_PROGRESS to a folder of your own, then try again"
+OTHERS = "check the path, or copy that file to a folder of your own"  # of a journal that is merged
 CLOCK_SLACK = timedelta(seconds=60)  # clocks are corrected by less than this all the time: not worth a word
 # A quotation mark inside a JSON string is escaped, so no note can look like this.
 TIME_FIELD, SCHEMA_FIELD = b'"time": "', b'", "schema"'
@@ -242,7 +243,7 @@ def _other_journal(other: str | os.PathLike[str]) -> Path:
         path = path.expanduser()
         return path / FILE_NAME if path.is_dir() else path
     except OSError as error:  # too long, or below a folder that this account may not look into
-        raise _explained(error, path, "read") from error
+        raise _explained(error, path, "read", OTHERS) from error
     except RuntimeError as error:  # the home folder of nobody
         fix = "write the whole path instead of ~"
         raise JournalError(f"The journal {path} can't be read.", why=str(error), fix=fix) from error
@@ -258,7 +259,7 @@ def _read_bytes(path: Path, *, missing_is_empty: bool) -> bytes:
             return b""
         raise _explained(error, path, "read") from error
     except OSError as error:
-        raise _explained(error, path, "read") from error
+        raise _explained(error, path, "read", "" if missing_is_empty else OTHERS) from error
 
 
 def _write_durably(descriptor: int, path: Path, lines: Iterable[bytes]) -> None:
@@ -294,9 +295,9 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _explained(error: OSError, path: Path, verb: str) -> JournalError:
+def _explained(error: OSError, path: Path, verb: str, fix: str = "") -> JournalError:
     """An operating system's error in a learner's words; ``errno`` is kept."""
-    why, fix = MEANINGS.get(error.errno or 0, (error.strerror or str(error), ELSEWHERE))
-    told = JournalError(f"The journal {path} can't be {verb}.", why=why, fix=fix)
+    why, usual = MEANINGS.get(error.errno or 0, (error.strerror or str(error), ELSEWHERE))
+    told = JournalError(f"The journal {path} can't be {verb}.", why=why, fix=fix or usual)
     told.errno = error.errno
     return told
