@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lessonkit.assets import assets, fetch
 from lessonkit.errors import ModelError, UnknownNameError
+from lessonkit.four_bits import keep_trainable
 from lessonkit.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def load_model(name: str | Path, auto_class: type | None = None, **kwargs: Any) 
 
     auto_class: one of transformers' ``AutoModelFor...`` classes. Left out, a decoder comes as
     ``AutoModelForCausalLM`` and everything else as ``AutoModel``.
-    Weights come in float32, the precision to train in, unless ``dtype`` says otherwise.
+    Weights come in float32, the precision to train in, unless ``dtype`` says otherwise. 4-bit layers are kept from
+    repacking themselves on a CPU, after which they could not be trained through (``lessonkit.four_bits``).
     """
     import transformers
 
@@ -79,7 +81,7 @@ def _load(auto_class: type, name: str | Path, kwargs: dict[str, Any]) -> Any:
     expected = (OSError, SafetensorError, ValueError) if local else (OSError,)
     try:
         with quiet_transformers():
-            return auto_class.from_pretrained(source, **kwargs)
+            loaded = auto_class.from_pretrained(source, **kwargs)
     except expected as error:
         raise ModelError(
             f"{source} could not be loaded with {auto_class.__name__}.",
@@ -90,3 +92,6 @@ def _load(auto_class: type, name: str | Path, kwargs: dict[str, Any]) -> Any:
             else "check the name and the network (what was loaded once is kept), or restart the kernel with "
             "LESSONKIT_SCALE=laptop, which needs no network",
         ) from error
+    if kwargs.get("quantization_config") is not None:
+        keep_trainable(loaded)
+    return loaded

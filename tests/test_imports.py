@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "": set(),
     "__main__": {"cli"},
     "errors": set(),
+    "four_bits": set(),
     "live": set(),
     "quiet": set(),
     # what stands on the errors alone
@@ -129,7 +130,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study.stuck_view": {"exercises.showing", "study.panels", "study.stuck", "study.times"},
     # plain Hugging Face objects
     "data": {"assets", "errors"},
-    "models": {"assets", "errors", "quiet"},
+    "models": {"assets", "errors", "four_bits", "quiet"},
     "adapters": {"adapters.config", "adapters.files", "adapters.places", "errors", "hardware"},
     "adapters.config": {"adapters.layers", "adapters.places", "errors"},
     "adapters.files": {"errors"},
@@ -159,6 +160,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation.token_losses": {"errors", "evaluation.token_texts", "hardware.shortage"},
     "evaluation.token_texts": {"errors"},
     "training": {
+        "four_bits",
         "hardware",
         "live",
         "training.checkpoints",
@@ -171,7 +173,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training.arguments": {"hardware"},
     "training.batches": {"errors"},
     "training.checkpoints": {"errors"},
-    "training.checks": {"errors", "training.column_checks", "training.dataset_checks"},
+    "training.checks": {"errors", "four_bits", "training.column_checks", "training.dataset_checks"},
     "training.collators": {"errors"},
     "training.column_checks": {"training.dataset_checks"},
     "training.dataset_checks": set(),

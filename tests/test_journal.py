@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import uuid
-import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -634,18 +633,6 @@ def test_a_place_that_cannot_be_looked_at_is_told(journal: Journal, other: str, 
     assert why in caught.value.why
     assert caught.value.fix
     assert "LESSONKIT_PROGRESS" not in caught.value.fix  # that is not the journal in question
-
-
-def test_a_file_without_any_event_is_no_journal(journal: Journal, tmp_path: Path) -> None:
-    other = tmp_path / "my-data.zip"
-    with zipfile.ZipFile(other, "w") as archive:
-        archive.writestr("journal.jsonl", "x\n" * 100)
-    with pytest.raises(JournalError, match="holds no event") as caught:
-        journal.merge(other)
-    assert "unpacked" in caught.value.fix
-    assert not journal.path.exists()
-    other.write_bytes(b"")  # a journal in which nothing has happened yet
-    assert journal.merge(other).added == 0
 
 
 def test_merge_keeps_lines_byte_for_byte_and_reports(tmp_path: Path) -> None:

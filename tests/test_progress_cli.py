@@ -217,6 +217,14 @@ def test_it_is_exported_and_merged_again(lessonkit: Command, tmp_path: Path):
     assert "1 event added" in lessonkit("merge", str(tmp_path / "journal.jsonl")).out
 
 
+def test_a_zip_that_was_not_unpacked_is_no_journal(lessonkit: Command, tmp_path: Path):
+    lessonkit("note", "mine")
+    lessonkit("data", "export", str(tmp_path / "mine.zip"))
+    refused(lessonkit("merge", str(tmp_path / "mine.zip")), "holds no event", "unpacked")
+    (tmp_path / "fresh.jsonl").touch()
+    assert lessonkit("merge", str(tmp_path / "fresh.jsonl")).out.startswith("0 events added")
+
+
 @pytest.mark.parametrize("typed", ["\n", "yes\n", "no\n"])
 def test_deleting_asks_and_any_other_word_keeps_it(lessonkit: Command, typed: str):
     lessonkit("note", "mine")

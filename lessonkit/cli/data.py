@@ -26,9 +26,14 @@ def _events(count: int) -> str:
 @app.command()
 def merge(file: Annotated[Path, typer.Argument(help="A journal of yours from another machine.")]) -> None:
     """Add another machine's journal to this one's; as often as you like."""
+    from lessonkit.errors import JournalError
     from lessonkit.progress import Journal
 
     report = Journal().merge(file)
+    if report.problems and not report.added + report.already:
+        why = "it is not a journal, or all of it is damaged"
+        fix = "name a journal.jsonl; one in a zip must be unpacked first"
+        raise JournalError(f"{file} holds no event that can be read.", why=why, fix=fix)
     typer.echo(f"{_events(report.added)} added; {report.already:,} already here.")
     for problem in report.problems:
         typer.echo(f"Note: {problem}", err=True)

@@ -133,16 +133,10 @@ class Journal:
         taken over too; unreadable ones stay where they are and are told.
 
         Raises:
-            JournalError: there is nothing of that name, or no event in it, or this journal can't be written.
+            JournalError: there is nothing of that name, or this journal can't be written.
         """
         source = _other_journal(other)
         theirs = Scan(_read_bytes(source, missing_is_empty=False))
-        if theirs.problems and not theirs.lines:
-            what, why = (
-                f"{source} holds no event that can be read.",
-                "it is not a journal, or all of it is damaged",
-            )
-            raise JournalError(what, why=why, fix="name a journal.jsonl; one in a zip must be unpacked first")
         with self._opened() as descriptor:
             mine = Scan(_read_bytes(self.path, missing_is_empty=True))
             missing = sorted(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lessonkit.four_bits import keep_trainable
 from lessonkit.hardware import format_bytes
 from lessonkit.live import LiveLine
 from lessonkit.training.checkpoints import Checkpoint, resume_point
@@ -91,6 +92,7 @@ def run(trainer: Trainer, *, resume: bool = False) -> Run:
     Raises TrainingError, saying what to do, and KeyboardInterrupt when stopped.
     """
     remarks = check(trainer)
+    keep_trainable(trainer.model)  # an evaluation after an epoch would else end the training of 4-bit layers
     found = resume_point(trainer) if resume else None
     line = LiveLine()
     for remark in remarks:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonkit.errors import LessonkitError, TrainingError
+from lessonkit.four_bits import packed_layers
 from lessonkit.training.column_checks import (
     LABELS,
     VOCABULARY_TASKS,
@@ -117,6 +118,11 @@ def _weights(trainer: Trainer) -> Iterator[Problem]:
         why = f"{empty} is on the meta device: a shape without numbers"
         yield Problem("The model's weights were never loaded.", why, "load the model with from_pretrained")
         return
+    packed = next(packed_layers(trainer.model), None)
+    if packed:
+        why = f"bitsandbytes repacked {packed} for a CPU when the model was used without gradients"
+        fix = "load the model anew with lessonkit.load_model, which keeps 4-bit layers from that, then make the Trainer"
+        yield Problem("No gradient passes through the 4-bit layers any more.", why, fix)
     half = next((name for name, each in trained if each.dtype == torch.float16), None)
     if half and trainer.args.fp16:
         why = f"{half} is float16; fp16=True keeps the trained weights in float32 and computes in float16"
