@@ -514,6 +514,12 @@ def test_one_technique_shows_only_its_own_and_says_how_to_see_all(journal: Journ
     assert "--all" not in everything
 
 
+def test_text_shows_the_guides_that_were_read(journal: Journal) -> None:
+    assert "[ ] Read: Guide (guide)" in render_text(state(journal), CURRICULUM)
+    tick(journal, CURRICULUM, "guide")
+    assert "[x] Read: Guide (guide)" in render_text(state(journal), CURRICULUM)
+
+
 def test_text_says_time_and_days(journal: Journal) -> None:
     journal.append("work", lesson="first", seconds=1500)
     text = render_text(state(journal), CURRICULUM)

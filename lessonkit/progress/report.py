@@ -54,6 +54,7 @@ def render_text(
     ticked, total = progress.done(path.id)
     lines = [f"{path.emoji} {path.title} ({path.weeks_text}): {ticked} of {total} done"]
     shown = [item for item in path.checklist if not only or of_technique(curriculum, item, only)]
+    lines += [] if only else _guide_lines(progress, path)
     lines += [_item_line(progress, item) for item in shown]
     if only:
         title, hidden = curriculum.technique(only).title, total - len(shown)
@@ -106,6 +107,14 @@ def cell(progress: Progress, lesson: Lesson | None) -> str:
     if progress.lesson_done(lesson.id):
         return "done"
     return "open" if lesson.written else NOT_WRITTEN
+
+
+def _guide_lines(progress: Progress, path: LearningPath) -> list[str]:
+    """The guides on a path; they count for no item by themselves, but who has ticked one wants to see it."""
+    guides = [each for each in map(progress.curriculum.lesson, path.lesson_ids) if not each.runnable]
+    return [
+        f"  [{'x' if each.id in progress.ticked else ' '}] Read: {each.title} ({each.id})" for each in guides
+    ]
 
 
 def _item_line(progress: Progress, item: ChecklistItem) -> str:
