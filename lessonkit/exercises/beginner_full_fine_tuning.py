@@ -19,7 +19,7 @@ from lessonkit.exercises import (
     share_right,
 )
 
-# Reuters-R8 with MiniLM's tokenizer; tests/test_lesson_facts.py computes these anew from the data.
+# Reuters-R8 with MiniLM's tokenizer; tests/test_lesson_beginner_full_fine_tuning.py computes these anew from the data.
 EARN_TEST, TEST_TEXTS = 1083, 2189
 EARN_TRAIN, TRAIN_TEXTS = 2840, 5485
 LONG_TRAIN = 4300  # training texts of more than 40 tokens, [CLS] and [SEP] included

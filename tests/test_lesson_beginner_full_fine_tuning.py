@@ -1,30 +1,20 @@
-"""What the lessons state as fact is computed here anew: from the data, and from the lessons' own code."""
+"""What the lesson states as fact is computed here anew: from the data, and from its own code."""
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from lesson_source import lesson_text, statement
 
 import lessonkit
 from lessonkit.exercises import beginner_full_fine_tuning as facts
 from lessonkit.exercises import load_exercises
 
-SOURCE = Path(__file__).resolve().parents[1] / "lessons/full-fine-tuning/beginner.py"
-
-
-def statement(name: str) -> str:
-    """The lesson's own text of a top-level function, or of the first assignment to a name."""
-    text = SOURCE.read_text(encoding="utf-8")
-    for node in ast.parse(text).body:
-        targets = [getattr(target, "id", "") for target in getattr(node, "targets", [])]
-        if getattr(node, "name", "") == name or name in targets:
-            return ast.get_source_segment(text, node)
-    raise AssertionError(f"{SOURCE.name} has no {name}")
+LESSON = "full-fine-tuning/beginner"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +57,7 @@ def test_the_parameter_counts_that_the_lesson_names():
     with torch.device("meta"):
         models = [AutoModelForSequenceClassification.from_config(config) for config in (minilm, base)]
     small, large = (sum(p.numel() for p in model.parameters()) for model in models)
-    told = SOURCE.read_text(encoding="utf-8")
+    told = lesson_text(LESSON)
     assert f'"MiniLM": {small:_}' in told
     assert f'"BERT-base": {large:_}' in told
     embeddings = sum(p.numel() for p in models[0].bert.embeddings.parameters())
@@ -122,7 +112,7 @@ def test_the_loop_written_by_hand_is_the_trainers(tiny, lesson_names: dict):
     import torch
 
     for name in ("batches", "train_by_hand", "arguments"):
-        exec(statement(name), lesson_names)
+        exec(statement(LESSON, name), lesson_names)
     before, by_hand = fresh_model(tiny), fresh_model(tiny)
     dataset, rate = lesson_names["train_dataset"], lesson_names["LEARNING_RATE"]
     hand_losses = lesson_names["train_by_hand"](by_hand, dataset, lesson_names["EPOCHS"], rate)
@@ -137,7 +127,7 @@ def test_the_loop_written_by_hand_is_the_trainers(tiny, lesson_names: dict):
 
     lesson_names["Trainer"] = Watching
     lesson_names["by_trainer"] = fresh_model(tiny)
-    exec(statement("trainer"), lesson_names)
+    exec(statement(LESSON, "trainer"), lesson_names)
     run = lessonkit.run(lesson_names["trainer"])
     logged = [entry["loss"] for entry in run.history if "loss" in entry]
 
