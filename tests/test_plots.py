@@ -120,3 +120,25 @@ def test_nothing_to_draw_is_told_and_leaves_no_empty_figure(pyplot, draw):
     with pytest.raises(DataError):
         draw()
     assert pyplot.get_fignums() == []
+
+
+def test_matrices_are_drawn_to_one_scale_with_their_signs():
+    parts = {"W": np.eye(6), "B": np.zeros((6, 1)), "A": np.full((1, 4), -2.0)}
+    ax = plots.matrices(parts, signs=("+", "×"), title="W + BA")
+    drawn(ax)
+    assert ax.get_aspect() == 1.0
+    for image, each in zip(ax.images, parts.values(), strict=True):
+        left, right, bottom, top = image.get_extent()
+        assert (bottom - top, right - left) == pytest.approx(each.shape)  # one unit a number
+        assert np.array_equal(image.get_array(), each)
+        low, high = image.get_clim()
+        assert low == -high < 0  # so that 0 is white
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == ["W", "+", "B", "×", "A"]
+    assert ax.get_title() == "W + BA"
+
+
+@pytest.mark.parametrize("parts", [{}, {"row": np.ones(3)}, {"empty": np.ones((0, 2))}])
+def test_matrices_refuses_what_is_none(parts):
+    with pytest.raises(DataError):
+        plots.matrices(parts)
