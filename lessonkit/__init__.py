@@ -21,6 +21,7 @@ _HOMES = {
     "bootstrap_interval": "evaluation",
     "classification_scores": "evaluation",
     "compare_classifiers": "evaluation",
+    "compare_perplexities": "evaluation",
     "dashboard": "progress.dashboard",
     "detect_hardware": "hardware",
     "exact_match": "evaluation",

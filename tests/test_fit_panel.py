@@ -103,7 +103,7 @@ def test_what_does_not_fit_says_what_to_change_first():
     small = panel(limit_bytes=int(0.6 * peak)).outlook
     assert small.fits is False
     first = small.changes[0]
-    assert "batch size 2 (with gradient_accumulation_steps=2)" in small.sentence()
+    assert "batch size 2, gradient accumulation steps 2" in small.sentence()
     assert small.sentence().index("First change") < small.sentence().index("batch size 2")
     assert first.plan.peak_bytes < peak
 

@@ -472,3 +472,18 @@ def test_on_a_gpu_the_prediction_is_what_was_allocated(technique):
         optimizer.step()
         optimizer.zero_grad()
     assert plan.live_bytes == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
+
+
+def test_accumulated_gradients_are_there_all_the_time():
+    """While a micro-batch runs, the gradients of those before it are held; the third costs no more than the second."""
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 500}
+    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    step = {"batch_size": 4, "sequence_length": 64, "dtype": "float32", "device": "cpu"}
+    one, two, three = (
+        predict_memory(config, "full", gradient_accumulation_steps=count, **step) for count in (1, 2, 3)
+    )
+    assert two.live_bytes == three.live_bytes
+    assert two.breakdown["gradients"] == one.gradients_bytes == 4 * one.trainable_parameters
+    assert one.live_bytes < two.live_bytes <= one.live_bytes + 2 * one.gradients_bytes

@@ -157,6 +157,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "double_quantization": False,
         "prepare_for_kbit_training": True,
         "batch_size": 2,
+        "gradient_accumulation_steps": 3,
         "sequence_length": 24,
         "padding": False,
         "dtype": "float32",

@@ -70,7 +70,10 @@ def plan(
     prepare_for_kbit_training: Annotated[
         bool, typer.Option("--prepare-for-kbit-training", help="As PEFT's function: the rest in float32.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Rows on the device in one step.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Rows on the device at a time.")] = 4,
+    gradient_accumulation_steps: Annotated[
+        int, typer.Option(help="Batches to one step of the optimiser.")
+    ] = 1,
     sequence_length: Annotated[int, typer.Option(help="Tokens in each row.")] = 512,
     padding: Annotated[bool, typer.Option(help="Whether the rows differ in length.")] = True,
     dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16, float16 or float32.")] = "bfloat16",

@@ -59,6 +59,7 @@ class Settings:
     double_quantization: bool = True
     prepare_for_kbit_training: bool = False
     batch_size: int = 1
+    gradient_accumulation_steps: int = 1
     sequence_length: int = 512
     padding: bool = True
     device: str = ""
@@ -116,7 +117,9 @@ def predict_memory(
       ``prepare_model_for_kbit_training(use_gradient_checkpointing=False)``, which turns what is not quantised to
       float32 (its default also needs gradient_checkpointing=True here).
       num_virtual_tokens: for prompt. bottleneck, placement: for adapters.
-      batch_size, sequence_length: rows and tokens of one step on the device; accumulation changes nothing.
+      batch_size, sequence_length: rows and tokens of one micro-batch on the device.
+      gradient_accumulation_steps: micro-batches to an optimiser's step. From the second on, all gradients are there
+      during the forward and the backward pass, so that any number above 1 costs the same.
       padding: rows differ in length, so that attention has a mask to hold; False if they are equal or packed.
       device: ``cpu`` or ``cuda``; left out, this machine's. A GPU's fused attention holds no attention
       probabilities even where the model drops some out; the CPU's does.
@@ -313,6 +316,7 @@ def _trace_whole(config: PretrainedConfig, settings: Settings) -> tuple[Trace, t
             lambda parameters: _optimizer(settings, parameters),
             mixed_precision=torch.bfloat16 if settings.mixed_precision else None,
             middle=middle,
+            accumulated=settings.gradient_accumulation_steps > 1,
         )
     return trace, counts
 
@@ -401,7 +405,15 @@ def _checked(settings: Settings) -> Settings:
             raise UnknownNameError(kind, str(name), choices)
     problems = [
         f"{name} is {getattr(settings, name)!r}"
-        for name in ("batch_size", "sequence_length", "r", "num_virtual_tokens", "bottleneck", "num_labels")
+        for name in (
+            "batch_size",
+            "gradient_accumulation_steps",
+            "sequence_length",
+            "r",
+            "num_virtual_tokens",
+            "bottleneck",
+            "num_labels",
+        )
         if not _positive(getattr(settings, name))
     ]
     if problems:

@@ -61,6 +61,11 @@ def advice(config: PretrainedConfig, settings: Settings, limit_bytes: int) -> It
     smallest = _predict(config, settings).peak_bytes
     options = {name: value for name, value in asdict(settings).items() if name != "technique"}
     rows = _divisor(settings.batch_size, largest_batch(config, limit_bytes, settings.technique, **options))
+    if rows < settings.batch_size:  # the rest will be accumulated, and so gradients be there all the time
+        options["gradient_accumulation_steps"] = max(2, settings.gradient_accumulation_steps)
+        rows = _divisor(
+            settings.batch_size, largest_batch(config, limit_bytes, settings.technique, **options)
+        )
     for changes, option, keeps in _possible(settings, rows):
         found = _attempt(config, replace(settings, **changes), option, keeps)
         if found is None or found.plan.peak_bytes > 0.99 * smallest:
@@ -92,8 +97,9 @@ def _divisor(count: int, most: int) -> int:
 
 def _possible(settings: Settings, rows: int) -> Iterator[tuple[dict, str, bool]]:
     if rows < settings.batch_size:
-        steps = settings.batch_size // rows
-        yield {"batch_size": rows}, f"--batch-size {rows} (with gradient_accumulation_steps={steps})", True
+        steps = settings.gradient_accumulation_steps * settings.batch_size // rows
+        option = f"--batch-size {rows} --gradient-accumulation-steps {steps}"
+        yield {"batch_size": rows, "gradient_accumulation_steps": steps}, option, True
     if not settings.gradient_checkpointing:
         yield {"gradient_checkpointing": True}, "--gradient-checkpointing", True
     if settings.technique == "full" and settings.optimizer.startswith("adamw"):

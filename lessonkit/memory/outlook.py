@@ -90,7 +90,7 @@ class Outlook:
 
     def _changes(self) -> str:
         words = [
-            f"{each.option.removeprefix('--').replace('-', ' ')} -> {format_bytes(each.plan.peak_bytes)}"
+            f"{each.option.removeprefix('--').replace(' --', ', ').replace('-', ' ')} -> {format_bytes(each.plan.peak_bytes)}"
             for each in self.changes
         ]
         short = self.changes[-1].plan.peak_bytes > self.limit_bytes

@@ -108,12 +108,14 @@ def trace_step(
     *,
     mixed_precision: torch.dtype | None = None,
     middle: nn.Module | None = None,
+    accumulated: bool = False,
 ) -> Trace:
     """The bytes of one training step after the first (the optimiser's states exist already).
 
     model, batch: fake or real. make_optimizer: takes the trainable parameters, returns an optimiser.
     mixed_precision: the dtype of ``torch.autocast``; None for none.
     middle: the layer whose backward pass divides the upper half of the layers from the lower.
+    accumulated: the gradients of an earlier micro-batch are there, and this one's are added to them.
     """
     stage = _Stage()
     live = live_bytes(stage.category)
@@ -133,6 +135,8 @@ def trace_step(
         optimizer = make_optimizer(trainable)
         _fill_states(optimizer, trainable)
         _name_states(live, optimizer)
+        if accumulated:
+            _fill_gradients(live, trainable)
         live.start_phase()
         stage.now = "forward"
         with _autocast(mixed_precision):
@@ -173,6 +177,14 @@ def _fill_states(optimizer: Any, trainable: list[torch.Tensor]) -> None:
         each.grad = torch.zeros_like(each)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def _fill_gradients(live: Any, trainable: list[torch.Tensor]) -> None:
+    import torch
+
+    for each in trainable:
+        each.grad = torch.zeros_like(each)
+        live.count(each.grad, "gradients", move=True)
 
 
 def _name_states(live: Any, optimizer: Any) -> None:
