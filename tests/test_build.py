@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
@@ -327,3 +327,62 @@ def test_what_is_no_repository_is_refused(tool: ModuleType, name: str):
     with pytest.raises(LessonError, match="not a repository's name"):
         tool.main(["--repository", name])
     assert (tool.ROOT / "pyproject.toml").read_bytes() == before
+
+
+# ---- Texts and links, without executing -------------------------------------------------------------
+
+
+@pytest.fixture
+def later(tool: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    """Call it with whether the lesson ``notebooks/labs/later.ipynb`` is written."""
+
+    def say(written: bool) -> None:
+        lesson = dataclasses.replace(toy(), notebook="notebooks/labs/later.ipynb", written=written)
+        curriculum = SimpleNamespace(lessons=[lesson])
+        monkeypatch.setattr(tool, "load_curriculum", lambda **_: curriculum)
+
+    return say
+
+
+def test_a_link_to_a_lesson_that_is_not_written_is_plain_words(tool: ModuleType, later):
+    link = "[later on](labs/later.ipynb)"
+    text = TOY.replace(
+        "# ## 1. Facts", f"# ## 1. Facts\n#\n# Next: {link}, or [the guide](../lessons/guide.md)."
+    )
+    later(written=False)
+    write_source(tool, text)
+    path = tool.ROOT / toy().notebook
+    path.parent.mkdir()
+    built = tool.convert(tool.ROOT / toy().source, "toy", toy().notebook, "")
+    tool.write(built, path)
+    facts = next(cell.source for cell in built.cells if "1. Facts" in cell.source)
+    assert facts.endswith("Next: later on (not written yet), or [the guide](../lessons/guide.md).")
+    later(written=True)  # and as soon as it is, the link comes back, with nothing executed
+    assert tool.main(["--dress"]) == 0
+    assert any(link in cell.source for cell in nbformat.read(path, as_version=4).cells)
+
+
+def test_dressing_renews_texts_and_keeps_outputs(tool: ModuleType):
+    notebook = converted(tool)
+    code = next(cell for cell in notebook.cells if "6 * 7" in cell.source)
+    code.outputs, code.execution_count = [nbformat.v4.new_output("stream", text="42\n")], 2
+    path = tool.ROOT / toy().notebook
+    path.parent.mkdir()
+    tool.write(notebook, path)
+    source = write_source(tool, TOY.replace("## 1. Facts", "## 1. Plain facts"))
+    assert tool.main(["--dress"]) == 0
+    dressed = nbformat.read(path, as_version=4)
+    assert any("Plain facts" in cell.source for cell in dressed.cells)
+    assert [cell.outputs for cell in dressed.cells if "6 * 7" in cell.source] == [code.outputs]
+    assert dressed.metadata.lessonkit.source_sha256 == tool.source_hash(source)
+
+
+def test_changed_code_is_not_dressed_but_must_be_run(tool: ModuleType, capsys: pytest.CaptureFixture[str]):
+    path = tool.ROOT / toy().notebook
+    path.parent.mkdir()
+    tool.write(converted(tool), path)
+    before = path.read_bytes()
+    write_source(tool, TOY.replace("6 * 7", "6 * 8"))
+    assert tool.main(["--dress"]) == 1
+    assert "build them: start-here" in capsys.readouterr().out
+    assert path.read_bytes() == before

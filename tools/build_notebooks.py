@@ -3,6 +3,7 @@
 python tools/build_notebooks.py                        build what is stale
 python tools/build_notebooks.py beginner/lora --force  build one lesson, stale or not
 python tools/build_notebooks.py --check                name what is stale; exit 1 if anything is
+python tools/build_notebooks.py --dress                renew links and badges in built notebooks, executing nothing
 python tools/build_notebooks.py --repository owner/name   write Colab badges (empty: remove them)
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from lessonkit.execution import environment, execute
 from lessonkit.hardware import detect_hardware
 
 ROOT = project_root() or Path(__file__).resolve().parent.parent
+NOTEBOOK_LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+\.ipynb)\)")
 SETTING = re.compile(r'^(repository = )"(.*)"$', re.MULTILINE)  # in pyproject.toml, [tool.lessonkit]
 SECONDS_STEP = 30  # seconds are stamped in steps, so that two builds of one notebook are the same bytes
 LARGEST_BYTES = 1_000_000
@@ -84,6 +87,7 @@ def convert(source: Path, lesson_id: str, notebook_path: str, repo: str) -> Note
         }
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    unlink_unwritten(notebook, notebook_path)
     dress(notebook, notebook_path, repo)
     return notebook
 
@@ -108,6 +112,42 @@ def dress(notebook: NotebookNode, notebook_path: str, repo: str) -> None:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
         cell["id"] = digest if not seen[digest] else f"{digest}-{seen[digest]}"
         seen[digest] += 1
+
+
+def unlink_unwritten(notebook: NotebookNode, notebook_path: str) -> None:
+    """Turn links to notebooks of lessons that are not written yet into plain words, which say so."""
+    unwritten = {
+        ROOT / each.notebook
+        for each in load_curriculum(check_files=False).lessons
+        if not each.written and each.notebook
+    }
+    folder = (ROOT / notebook_path).parent
+
+    def words(link: re.Match[str]) -> str:
+        target = Path(os.path.normpath(folder / link[2]))
+        return f"{link[1]} (not written yet)" if target in unwritten else link[0]
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = NOTEBOOK_LINK.sub(words, cell.source)
+
+
+def dress_anew(lesson: Lesson) -> bool:
+    """Give a built notebook the texts that its source gives today, if its code is unchanged; whether it could be."""
+    path = ROOT / lesson.notebook
+    notebook = nbformat.read(path, as_version=4)
+    wanted = convert(ROOT / lesson.source, lesson.id, lesson.notebook, repository())
+    code = [
+        [c.source for c in each.cells if c.cell_type == "code" and "setup" not in c.metadata.get("tags", [])]
+        for each in (notebook, wanted)
+    ]
+    if code[0] != code[1] or len(notebook.cells) != len(wanted.cells):
+        return False
+    for cell, new in zip(notebook.cells, wanted.cells, strict=True):
+        cell.source, cell["id"] = new.source, new["id"]
+    notebook.metadata.lessonkit.source_sha256 = wanted.metadata.lessonkit.source_sha256
+    write(notebook, path)
+    return True
 
 
 def source_hash(source: Path) -> str:
@@ -239,19 +279,24 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--scale", default="laptop", choices=("smoke", "laptop", "gpu"))
     parser.add_argument("--force", action="store_true", help="build fresh ones too")
+    parser.add_argument(
+        "--dress",
+        action="store_true",
+        help="execute nothing; renew texts, links and badges of built notebooks",
+    )
     parser.add_argument("--check", action="store_true", help="build nothing; name what is stale")
     parser.add_argument("--output", type=Path, help="write below this folder in place of the project's")
     parser.add_argument("--repository", help="owner/name for the Colab badges; '' for none")
     options = parser.parse_args(arguments)
     if options.repository is not None:
         set_repository(options.repository)
-        for lesson in lessons_to_build():
-            path = ROOT / lesson.notebook
-            if path.exists():
-                notebook = nbformat.read(path, as_version=4)
-                dress(notebook, lesson.notebook, options.repository)
-                write(notebook, path)
-        return 0
+    if options.dress or options.repository is not None:
+        built = [each for each in lessons_to_build() if (ROOT / each.notebook).exists()]
+        stale_ones = [each.id for each in built if not dress_anew(each)]
+        print(f"Dressed {len(built) - len(stale_ones)} notebooks.")
+        if stale_ones:
+            print(f"Their code has changed, so build them: {' '.join(stale_ones)}")
+        return int(bool(stale_ones))
     curriculum = load_curriculum(check_files=False)
     chosen = [curriculum.lesson(name) for name in options.lessons] or list(lessons_to_build())
     reasons = {lesson.id: stale(lesson) for lesson in chosen}
