@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -144,6 +145,14 @@ def _client_class() -> type:
         tell: Tell
         section = "Top"
         now: Any = None
+
+        def reset_execution_trackers(self) -> None:
+            super().reset_execution_trackers()
+            # What a slider's function prints is noted here by nbclient, also where it stores no widget's state.
+            self.widget_state = collections.defaultdict(dict)
+
+        def set_widgets_metadata(self) -> None:
+            """Widgets' state isn't stored: GitHub refuses notebooks whose widgets it finds broken."""
 
         async def async_execute_cell(self, cell: Any, cell_index: int, **kwargs: Any) -> Any:
             if cell.cell_type == "markdown":

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -229,7 +230,10 @@ def _quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else PyTorch's profiler tells that it starts and stops
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # PEFT 0.21 asks transformers 5 by an old name, in every get_peft_model: nothing that a learner could mend
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     if "datasets" in sys.modules:
         sys.modules["datasets"].disable_progress_bars()
     else:

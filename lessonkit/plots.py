@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
-__all__ = ["bars", "confusion_matrix", "curves", "stacked_bars"]
+__all__ = [
+    "bars",
+    "confusion_matrix",
+    "curves",
+    "flow",
+    "heat_map",
+    "histogram",
+    "matrices",
+    "stacked_bars",
+    "tokens",
+]
 
 # Okabe and Ito's colours: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -141,6 +151,259 @@ def stacked_bars(
             bbox_to_anchor=(0.5, -0.24),
         )
     return ax
+
+
+def matrices(
+    parts: Mapping[str, np.ndarray], *, signs: Sequence[str] = (), title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Matrices side by side, all to one scale: ``{name: numbers of shape (rows, columns)}``.
+
+    Red is above 0, blue below, white is 0; the darkest colour is each matrix's own 99th percentile of sizes.
+    signs: what stands between each matrix and the next, such as ``"+"``. A name may have several lines.
+    """
+    import numpy as np
+
+    arrays = {name: np.asarray(each, dtype=float) for name, each in parts.items()}
+    if not arrays:
+        raise DataError("There is no matrix to draw.", fix="pass at least one {name: matrix}")
+    for name, each in arrays.items():
+        if each.ndim != 2 or not each.size:
+            raise DataError(f"{name!r} has the shape {each.shape}: a matrix has rows and columns.")
+    ax = ax or _axes(7.5, 3.4)
+    tallest, left = max(len(each) for each in arrays.values()), 0.0
+    gap = 0.32 * max(tallest, max(each.shape[1] for each in arrays.values()))
+    for index, (name, each) in enumerate(arrays.items()):
+        rows, columns = each.shape
+        top = (tallest - rows) / 2
+        most = float(np.quantile(np.abs(each), 0.99)) or 1.0
+        edges = (left, left + columns, top + rows, top)
+        ax.imshow(each, cmap="RdBu_r", vmin=-most, vmax=most, extent=edges)
+        frame = {"color": "black", "linewidth": 0.8}
+        ax.plot(
+            [edges[0], edges[1], edges[1], edges[0], edges[0]], [top, top, edges[2], edges[2], top], **frame
+        )
+        below = {"xytext": (0, -4), "textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 9}
+        ax.annotate(name, (left + columns / 2, edges[2]), **below)
+        if index < min(len(signs), len(arrays) - 1):
+            ax.text(
+                left + columns + gap / 2, tallest / 2, signs[index], ha="center", va="center", fontsize=13
+            )
+        left += columns + gap
+    ax.set(
+        xlim=(-gap / 2, left - gap / 2), ylim=(1.15 * tallest, -0.02 * tallest), title=title, aspect="equal"
+    )
+    ax.set_axis_off()
+    return ax
+
+
+def flow(
+    columns: Mapping[str, Sequence[tuple[str, str] | tuple[str, str, float]]],
+    *,
+    around: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Columns of boxes joined by arrows, read downwards: ``{column: [(text, kind), ...]}``, one colour a kind.
+
+    A box may have a third entry, its width from 0 to 1. around: for a column, (from, to) pairs of box numbers: an
+    arrow beside the boxes, from the output of one to another, as a residual connection goes.
+    """
+    boxes = [each for column in columns.values() for each in column]
+    if not boxes:
+        raise DataError("There is no box to draw.", fix="pass at least one {column: [(text, kind)]}")
+    kinds = list(dict.fromkeys(kind for _, kind, *_ in boxes))
+    most = max(len(column) for column in columns.values())
+    ax = ax or _axes(3.3 * len(columns), 0.9 + 0.52 * most)
+    for number, (name, column) in enumerate(columns.items()):
+        x = 1.3 * number
+        ax.text(x, 0.75, name, ha="center", va="center", weight="bold", fontsize=10)
+        for place, (text, kind, *width) in enumerate(column):
+            _box(ax, x, -place, text, kinds.index(kind), *width)
+            if place + 1 < len(column):
+                _arrow(ax, (x, -place - 0.32), (x, -place - 0.68))
+        for start, end in (around or {}).get(name, ()):
+            ax.plot([x, x + 0.56, x + 0.56], [-start - 0.5, -start - 0.5, -end], color="#444444", linewidth=1)
+            _arrow(ax, (x + 0.56, -end), (x + 0.45 * _width(column[end]), -end))
+    for index, kind in enumerate(kinds):
+        ax.bar(
+            0,
+            0,
+            label=kind,
+            alpha=0.45,
+            color=COLOURS[index % len(COLOURS)],
+            hatch=HATCHES[index % len(HATCHES)],
+        )
+    ax.legend(ncols=len(kinds), frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 0.02))
+    ax.set(title=title, xlim=(-0.62, 1.3 * len(columns) - 0.62), ylim=(-most + 0.4, 1.1))
+    ax.set_axis_off()
+    return ax
+
+
+def tokens(
+    pieces: Sequence[str],
+    groups: Sequence[str],
+    *,
+    characters: int = 100,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A text's tokens as boxes, read line by line, one colour and hatch for each group, such as masked and counted.
+
+    pieces: the tokens as text; a line break is shown as ``\\n``, and ends the line. groups: one name a token.
+    characters: of a line.
+    """
+    if not pieces or len(pieces) != len(groups):
+        raise DataError(
+            f"There are {len(pieces)} tokens and {len(groups)} groups.", fix="give each token one"
+        )
+    from matplotlib.patches import Rectangle
+
+    names, places, line, left = list(dict.fromkeys(groups)), [], 0, 0.0
+    for piece in pieces:
+        shown = piece.replace("\n", "\\n")
+        width = len(shown) + 1.2
+        if left + width > characters and left:
+            line, left = line + 1, 0.0
+        places.append((left, line, width, shown))
+        line, left = (line + 1, 0.0) if "\n" in piece else (line, left + width)
+    lines = places[-1][1] + 1
+    ax = ax or _axes(0.095 * characters, 0.7 + 0.3 * lines)
+    for (x, y, width, shown), group in zip(places, groups, strict=True):
+        index = names.index(group)
+        colour = COLOURS[index % len(COLOURS)]
+        box = Rectangle((x, y - 0.42), width - 0.25, 0.84, edgecolor=colour, linewidth=1, label=group)
+        box.set(facecolor=(*_rgb(colour), 0.25), hatch=(2 * HATCHES[index % len(HATCHES)]) or None)
+        ax.add_patch(box)
+        ax.text(
+            x + width / 2 - 0.12,
+            y,
+            shown.replace("$", r"\$"),
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            family="monospace",
+            bbox=_behind_text(),
+        )
+    handles, labels = ax.get_legend_handles_labels()
+    first = dict(reversed(list(zip(labels, handles, strict=True))))
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0)}
+    ax.legend([first[name] for name in names], names, ncols=len(names), frameon=False, fontsize=9, **place)
+    ax.set(title=title, xlim=(-0.5, characters), ylim=(lines - 0.4, -0.6))
+    ax.set_axis_off()
+    return ax
+
+
+def heat_map(
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    fmt: str = "{:.3f}",
+    limits: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A table of numbers, shape (rows, columns), coloured by value; a NaN's cell stays grey and empty.
+
+    limits: the values of the palest and the darkest colour, so that two tables can share one scale; left out, the
+    smallest and the largest value.
+    """
+    import numpy as np
+
+    table = np.asarray(values, dtype=float)
+    if table.shape != (len(rows), len(columns)) or not table.size:
+        what = f"A table of {len(rows)} rows and {len(columns)} columns cannot have the shape {table.shape}."
+        raise DataError(what)
+    known = table[np.isfinite(table)]
+    low, high = limits or ((known.min(), known.max()) if known.size else (0.0, 1.0))
+    ax = ax or _axes(2.0 + 0.95 * len(columns), 1.2 + 0.5 * len(rows))
+    ax.set_facecolor("#eeeeee")
+    ax.imshow(table, cmap="Blues", vmin=low, vmax=high, aspect="auto")
+    for (row, column), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            colour = "white" if value - low > 0.55 * (high - low) else "black"
+            text = {"ha": "center", "va": "center", "color": colour, "fontsize": 9}
+            ax.text(column, row, fmt.format(value), **text)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def histogram(
+    values: Sequence[float],
+    *,
+    rulers: Mapping[str, Sequence[float]] | None = None,
+    curve: tuple[str, Sequence[float], Sequence[float]] | None = None,
+    limits: tuple[float, float] | None = None,
+    bins: int = 100,
+    xlabel: str = "",
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """How often values occur, as a density; NumPy arrays and tensors will do.
+
+    rulers: ``{name: positions}``, each a row of marks below the histogram, with its name. curve: (name, x, y) of a line
+    to compare with. limits: of the x axis; values beyond are left out of the picture, not of the density.
+    """
+    import numpy as np
+
+    numbers = np.asarray(values, dtype=float).ravel()
+    if not numbers.size:
+        raise DataError("There is nothing to count in the histogram.", fix="pass at least one value")
+    low, high = limits or (float(numbers.min()), float(numbers.max()))
+    if not low < high:
+        raise DataError(f"A histogram from {low:g} to {high:g} has no width.", fix="pass limits=(low, high)")
+    counts, edges = np.histogram(numbers, bins=bins, range=(low, high))
+    density = counts / (numbers.size * (edges[1] - edges[0]))
+    ax = ax or _axes(7.5, 2.8 + 0.35 * len(rulers or {}))
+    ax.stairs(density, edges, fill=True, color=COLOURS[0], alpha=0.45)
+    if curve is not None:
+        name, x, y = curve
+        ax.plot(np.asarray(x), np.asarray(y), color="black", linewidth=1.5, label=name)
+        ax.legend(frameon=False)
+    top = float(density.max()) or 1.0
+    for row, (name, positions) in enumerate((rulers or {}).items()):
+        y, colour = -0.22 * top * (row + 1), COLOURS[(row + 1) % len(COLOURS)]
+        ax.vlines(
+            np.asarray(positions, dtype=float), y - 0.03 * top, y + 0.05 * top, color=colour, linewidth=2
+        )
+        ax.text(0.5 * (low + high), y + 0.06 * top, name, ha="center", va="bottom", fontsize=9, color=colour)
+    ax.set(xlabel=xlabel, ylabel="density", title=title, xlim=(low, high))
+    ax.set_yticks([each for each in ax.get_yticks() if 0 <= each <= 1.1 * top])
+    return ax
+
+
+def _rgb(colour: str) -> tuple[float, float, float]:
+    from matplotlib.colors import to_rgb
+
+    return to_rgb(colour)
+
+
+def _box(ax: Axes, x: float, y: float, text: str, kind: int, width: float = 1.0) -> None:
+    from matplotlib.patches import Rectangle
+
+    size = {"xy": (x - 0.45 * width, y - 0.32), "width": 0.9 * width, "height": 0.64}
+    colour = COLOURS[kind % len(COLOURS)]
+    ax.add_patch(
+        Rectangle(**size, facecolor=colour, alpha=0.25, hatch=HATCHES[kind % len(HATCHES)], edgecolor=colour)
+    )
+    ax.add_patch(Rectangle(**size, fill=False, edgecolor="#333333"))
+    ax.text(x, y, text, ha="center", va="center", fontsize=9, bbox=_behind_text())
+
+
+def _width(box: tuple) -> float:
+    return box[2] if len(box) > 2 else 1.0
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    ax.annotate(
+        "", end, start, arrowprops={"arrowstyle": "-|>", "color": "#444444", "shrinkA": 0, "shrinkB": 0}
+    )
 
 
 def _right_end(widest: float, limit: tuple[str, float] | None) -> float:

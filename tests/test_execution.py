@@ -151,13 +151,20 @@ def test_live_progress_is_told_as_it_changes(toy):
     assert "    step 2" in told
 
 
+def test_what_a_widget_prints_stops_nothing_and_leaves_no_state(tmp_path: Path):
+    slider = "from ipywidgets import interact\n_ = interact(lambda r: print('r is', r), r=(1, 9))"
+    notebook = execution.execute(new_notebook(cells=[new_code_cell(slider)]), tmp_path)
+    assert "widgets" not in notebook.metadata
+    assert not [each for each in notebook.cells[0].outputs if each.output_type == "error"]
+
+
 def test_a_misspelt_lesson_is_told_with_the_nearest():
     with pytest.raises(UnknownNameError, match="'beginner/full-fine-tuning'"):
         execution.run_lesson("begginer/full-fine-tuning")
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("introduction", "a text to read"), ("expert/lora", "not written yet")]
+    ("name", "told"), [("introduction", "a text to read"), ("production/serving", "not written yet")]
 )
 def test_a_lesson_without_a_notebook_is_told(name: str, told: str):
     with pytest.raises(LessonError, match=told):
@@ -232,3 +239,11 @@ def test_the_first_lesson_runs_with_sockets_blocked(tmp_path: Path):
     attempts = [path.read_text() for path in (tmp_path / "record").glob("attempt-*")]
     assert attempts == []
     assert not (tmp_path / "progress/journal.jsonl").exists()  # smoke scale leaves no evidence
+
+
+def test_a_slider_that_prints_runs_and_leaves_no_widget_state(tmp_path: Path):
+    source = "from ipywidgets import interact\n_ = interact(lambda rank: print('rank', rank), rank=(1, 9))"
+    notebook = new_notebook(cells=[new_code_cell(source)])
+    execution.execute(notebook, tmp_path)
+    assert [output.output_type for output in notebook.cells[0].outputs] == ["display_data"]
+    assert "widgets" not in notebook.metadata

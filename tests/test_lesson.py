@@ -85,6 +85,23 @@ def test_start_says_machine_scale_and_where_progress_is_kept(capsys):
     assert repr(lesson) == f"Lesson({NAME!r}, scale='laptop')"
 
 
+def test_pefts_question_by_an_old_name_is_not_shown(begin):
+    """One message alone: other deprecations are still told."""
+    import warnings
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        begin()
+        warnings.warn(
+            "`is_gradient_checkpointing` is deprecated and will be removed in v6.",
+            FutureWarning,
+            stacklevel=1,
+        )
+        assert not told
+        warnings.warn("`another` is deprecated", FutureWarning, stacklevel=1)
+        assert len(told) == 1
+
+
 def test_start_writes_nothing(begin, tmp_path: Path):
     begin()
     assert not (tmp_path / "progress").exists()

@@ -142,3 +142,104 @@ def test_matrices_are_drawn_to_one_scale_with_their_signs():
 def test_matrices_refuses_what_is_none(parts):
     with pytest.raises(DataError):
         plots.matrices(parts)
+
+
+BOXES = {
+    "one": [("in", "frozen"), ("down", "trained", 0.3), ("out", "frozen")],
+    "two": [("in", "frozen")],
+}
+
+
+class TestFlow:
+    def test_each_box_stands_in_its_column_in_order_with_its_width(self):
+        ax = plots.flow(BOXES, around={"one": [(0, 2)]})
+        drawn(ax)
+        placed = {
+            text.get_text(): text.get_position() for text in ax.texts if text.get_text() in ("down", "out")
+        }
+        assert placed["down"][0] == placed["out"][0]
+        assert placed["down"][1] > placed["out"][1]
+        outlines = [patch for patch in ax.patches if not patch.get_fill()]
+        assert len(outlines) == 4
+        assert min(patch.get_width() for patch in outlines) == pytest.approx(0.27)
+
+    def test_kinds_are_told_apart_and_the_way_around_is_drawn(self):
+        ax = plots.flow(BOXES, around={"one": [(0, 2)]})
+        drawn(ax)
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["frozen", "trained"]
+        assert len({patch.get_hatch() for patch in ax.patches if patch.get_fill()}) == 2
+        assert len(ax.lines) == 1
+        assert len(plots.flow(BOXES).lines) == 0
+
+    def test_nothing_to_draw_is_told(self):
+        with pytest.raises(DataError, match="no box"):
+            plots.flow({"one": []})
+
+
+class TestHeatMap:
+    def test_each_number_stands_in_its_cell_and_a_missing_one_stays_empty(self):
+        ax = plots.heat_map(
+            [[1.0, 2.0, float("nan")], [4.0, 5.0, 6.0]], ["a", "b"], ["x", "y", "z"], fmt="{:g}"
+        )
+        drawn(ax)
+        placed = {text.get_text(): text.get_position() for text in ax.texts}
+        assert placed == {"1": (0, 0), "2": (1, 0), "4": (0, 1), "5": (1, 1), "6": (2, 1)}
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+
+    def test_two_tables_can_share_one_scale(self):
+        ax = plots.heat_map([[1.0]], ["a"], ["x"], limits=(0, 4))
+        assert ax.images[0].get_clim() == (0, 4)
+
+    def test_a_table_of_another_shape_is_told(self):
+        with pytest.raises(DataError, match="2 rows and 1 columns"):
+            plots.heat_map([[1.0, 2.0]], ["a", "b"], ["x"])
+
+
+def test_tokens_stand_in_lines_one_box_each():
+    pieces = ["<start>", "user", "\n", *[f" word{number}" for number in range(20)], "$5", "<end>"]
+    groups = ["masked"] * 3 + ["counted"] * 22
+    ax = plots.tokens(pieces, groups, characters=40, title="A row")
+    drawn(ax)
+    shown = [text.get_text() for text in ax.texts]
+    assert shown[:3] == ["<start>", "user", "\\n"]
+    assert len(shown) == len(ax.patches) == len(pieces)
+    lines = {round(text.get_position()[1]) for text in ax.texts}
+    assert lines == set(range(len(lines)))
+    assert len(lines) >= 5  # the line break ends one, 20 words fill several
+    assert max(patch.get_x() + patch.get_width() for patch in ax.patches) <= 40
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["masked", "counted"]
+    first, last = ax.patches[0], ax.patches[-1]
+    assert first.get_facecolor() != last.get_facecolor()
+    assert first.get_hatch() != last.get_hatch()  # told apart without colours too
+
+
+@pytest.mark.parametrize(("pieces", "groups"), [([], []), (["a", "b"], ["x"])])
+def test_tokens_need_a_group_each(pieces, groups):
+    with pytest.raises(DataError):
+        plots.tokens(pieces, groups)
+
+
+class TestHistogram:
+    def test_a_density_has_the_area_that_lies_within_the_limits(self):
+        values = [*[0.0] * 6, *[1.0] * 2, *[9.0] * 2]
+        ax = plots.histogram(values, limits=(-1, 2), bins=30)
+        drawn(ax)
+        bars, edges, _ = ax.patches[0].get_data()
+        assert sum(bars) * (edges[1] - edges[0]) == pytest.approx(0.8)  # the two beyond count, unseen
+        assert ax.get_xlim() == (-1, 2)
+
+    def test_rulers_stand_below_it_each_with_its_name(self):
+        rulers = {"even": [-1.0, 0.0, 1.0], "one": [0.5]}
+        ax = plots.histogram([-1.0, 0.0, 1.0], rulers=rulers, curve=("flat", [-1, 1], [0.5, 0.5]))
+        drawn(ax)
+        assert [text.get_text() for text in ax.texts] == ["even", "one"]
+        marks = [[segment[0][0] for segment in each.get_segments()] for each in ax.collections]
+        assert marks == list(rulers.values())
+        assert all(segment[1][1] < 0 for each in ax.collections for segment in each.get_segments())
+        assert min(ax.get_yticks()) >= 0
+        assert ax.get_legend().get_texts()[0].get_text() == "flat"
+
+    @pytest.mark.parametrize(("values", "limits"), [([], None), ([2.0, 2.0], None), ([1.0, 2.0], (3, 3))])
+    def test_nothing_to_draw_is_told(self, values, limits):
+        with pytest.raises(DataError):
+            plots.histogram(values, limits=limits)

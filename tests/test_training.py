@@ -399,3 +399,42 @@ class TestLiveLine:
         assert shown.count("\r") == 1
         assert shown.endswith("\n")
         assert shown.split("\r")[1].startswith("end   ")  # blanks cover what was there
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_best_checkpoint_of_a_model_with_tied_weights_is_loaded_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, damaged: bool
+):
+    """transformers warns of the tied weights' second name, which no checkpoint holds; of others, it shall."""
+    import logging
+
+    from datasets import Dataset
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=30, tie_word_embeddings=True, **sizes))
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3, 4]] * 4, "labels": [[1, 2, 3, 4]] * 4})
+    arguments = TrainingArguments(
+        str(tmp_path),
+        num_train_epochs=2,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_only_model=True,
+        load_best_model_at_end=True,
+        prediction_loss_only=True,
+        report_to="none",
+        use_cpu=True,
+    )
+    trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+    if damaged:
+        saved = LlamaForCausalLM.state_dict
+        without = lambda self, *args, **kwargs: {  # noqa: E731
+            name: each for name, each in saved(self, *args, **kwargs).items() if "norm" not in name
+        }
+        monkeypatch.setattr(LlamaForCausalLM, "state_dict", without)
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        run(trainer)
+    assert any("missing keys" in each.message for each in caplog.records) == damaged
+    assert model.lm_head.weight is model.model.embed_tokens.weight

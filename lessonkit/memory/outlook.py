@@ -89,10 +89,10 @@ class Outlook:
         return f"does not fit: {told}. {largest} First change: {self._changes()}."
 
     def _changes(self) -> str:
-        words = [
-            f"{each.option.removeprefix('--').replace(' --', ', ').replace('-', ' ')} -> {format_bytes(each.plan.peak_bytes)}"
-            for each in self.changes
-        ]
+        words = []
+        for each in self.changes:
+            option = each.option.removeprefix("--").replace(" --", ", ").replace("-", " ")
+            words.append(f"{option} -> {format_bytes(each.plan.peak_bytes)}")
         short = self.changes[-1].plan.peak_bytes > self.limit_bytes
         return "; then ".join(words) + ("; and even so it does not fit" if short else "")
 

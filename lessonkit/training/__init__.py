@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lessonkit.four_bits import keep_trainable
@@ -14,7 +15,7 @@ from lessonkit.hardware import format_bytes
 from lessonkit.live import LiveLine
 from lessonkit.training.checkpoints import Checkpoint, resume_point
 from lessonkit.training.checks import check
-from lessonkit.training.patching import as_callback
+from lessonkit.training.patching import as_callback, wrapped
 from lessonkit.training.safety import SafetyNet
 from lessonkit.training.survival import MemoryGuard
 from lessonkit.training.watch import LossWatch
@@ -136,6 +137,7 @@ def _train(trainer: Trainer, found: Checkpoint | None, line: LiveLine) -> Run:
         guard.watching(),
         watch.watching(),
         net.watching(),
+        wrapped(trainer, "_issue_warnings_after_load", partial(_tied_are_there, trainer.model)),
     ):
         output = trainer.train(resume_from_checkpoint=str(found.folder) if found else None)
         net.finish()
@@ -152,6 +154,13 @@ def _train(trainer: Trainer, found: Checkpoint | None, line: LiveLine) -> Run:
         line.note("The training was at its end before it could be stopped.")
     line.close(str(measured), losses=watch.losses, steps=measured.steps)
     return measured
+
+
+def _tied_are_there(model: Any, original: Callable[..., Any], loaded: Any) -> None:
+    """The best checkpoint's tied weights are saved once: no cause to warn that their second name is missing."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    loaded.missing_keys[:] = [name for name in loaded.missing_keys if name not in tied]
+    original(loaded)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,9 @@
 # You will be able to take a pre-trained model, train all of it on your own labelled texts, and say honestly
 # how good it has become.
 #
-# **75 minutes**, three focus sessions (2 minutes are training, on 2 CPU cores) · **beginner** · before this:
+# **85 minutes**, three focus sessions (2 minutes are training, on 2 CPU cores) · **beginner** · before this:
 # [start here](../00-start-here.ipynb) and the [introduction](../../lessons/introduction/guide.md) · background:
-# [the guide to full fine-tuning](../../lessons/full-fine-tuning/guide.md) · next: *LoRA, beginner* (not written
-# yet)
+# [the guide to full fine-tuning](../../lessons/full-fine-tuning/guide.md) · next: [LoRA, beginner](lora.ipynb)
 #
 # You will
 #
@@ -654,8 +653,28 @@ for name, parameters in {"MiniLM": 22_716_296, "BERT-base": 109_488_392}.items()
     print(f"{name:<10}{parameters / 1e6:>7.1f} M parameters x 16 bytes = {16 * parameters / 2**30:.2f} GiB")
 
 # %% [markdown]
-# On top come the activations, kept for the backward pass, and Python and PyTorch themselves: section 5's peak
-# held all of these.
+# On top come the *activations*, what each layer keeps of a batch for the backward pass. `lessonkit` predicts the
+# whole from the model's sizes alone, without weights and without a GPU:
+
+# %%
+from transformers import BertConfig
+
+plan = lessonkit.predict_memory(
+    BertConfig(architectures=["BertForSequenceClassification"]),  # BertConfig's own sizes are BERT-base's
+    "full",
+    num_labels=8,
+    batch_size=32,
+    sequence_length=128,
+    dtype="float32",
+    device="cuda",
+)
+for part, size in plan.breakdown.items():
+    print(f"{part:<12}{size / 2**30:>6.2f} GiB")
+print(f"{'at the peak':<12}{plan.peak_bytes / 2**30:>6.2f} GiB, of the 15 that a T4 has")
+
+# %% [markdown]
+# That is the fullest moment of a step, in the backward pass: of the gradients, few are there yet, and the
+# activations outweigh all the rest.
 #
 # ## 14. The end
 #
@@ -689,5 +708,5 @@ lesson.record(
 #
 # </details>
 #
-# **Next:** read the [guide to full fine-tuning](../../lessons/full-fine-tuning/guide.md) for the mathematics,
-# then type `lessonkit next`. The LoRA lesson is not written yet.
+# **Next:** read the [guide to full fine-tuning](../../lessons/full-fine-tuning/guide.md) for the mathematics, then
+# open [LoRA, beginner](lora.ipynb): the same task, with under 1 % of the parameters trained.

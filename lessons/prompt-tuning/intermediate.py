@@ -1,0 +1,839 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+# ---
+
+# %% [markdown] tags=["title"]
+# # Prompt tuning, intermediate
+#
+# You will be able to choose a soft prompt's length, start and kind for a language model, serve several learned
+# prompts in one batch, and say beforehand where a prompt will not be enough.
+#
+# **90 minutes**, four focus sessions (3 minutes are training, on 2 CPU cores) · **intermediate** · before this:
+# [prompt tuning, beginner](../beginner/prompt-tuning.ipynb) and
+# [full fine-tuning, intermediate](full-fine-tuning.ipynb) · background:
+# [the guide to prompt tuning](../../lessons/prompt-tuning/guide.md) · next: [adapters, intermediate](adapters.ipynb)
+#
+# You will
+#
+# - compare lengths, starting values, P-tuning, prefix tuning and LoRA on one budget;
+# - build by hand a batch in which every row has its own task's prompt, equal to PEFT row by row;
+# - see in the attention itself what no prompt can change, and where that costs accuracy.
+
+# %% tags=["setup"]
+import lessonkit
+
+lesson = lessonkit.start("intermediate/prompt-tuning")
+
+# %%
+MODEL = lesson.pick(smoke="smollm2", laptop="smollm2", gpu="HuggingFaceTB/SmolLM2-1.7B-Instruct")
+TEXT_TOKENS = lesson.pick(
+    smoke=6, laptop=12, gpu=64
+)  # of each text that are read: a headline and a little more
+STEPS = lesson.pick(smoke=1, laptop=30, gpu=150)  # of each training
+BATCH_SIZE = lesson.pick(smoke=2, laptop=8, gpu=16)
+VALIDATION_TEXTS = lesson.pick(smoke=4, laptop=150, gpu=300)
+TEST_TEXTS = lesson.pick(smoke=8, laptop=300, gpu=450)
+VIRTUAL_TOKENS = 12
+PROMPT_RATE, NETWORK_RATE = (
+    3e-2,
+    3e-3,
+)  # learning rates: of vectors by themselves; of P-tuning's network and LoRA
+SEED = 0
+
+# %% [markdown]
+# ## 1. One base, three tasks
+#
+# BBC news, posts to Usenet newsgroups, and the Reuters wires of the first lessons. For each topic the model shall say
+# a word of one token. A row is the text's first tokens, then `Topic:`, then the answer, which alone has a label (-100
+# masks the rest).
+
+# %%
+import torch
+
+TASKS = {
+    "news": {
+        "dataset": "bbc-news",
+        "sentence": "Topic: business, entertainment, politics, sports or technology?",
+        "words": {
+            "business": "business",
+            "entertainment": "entertainment",
+            "politics": "politics",
+            "sports": "sports",
+            "tech": "technology",
+        },
+    },
+    "posts": {
+        "dataset": "20newsgroups",
+        "sentence": "Topic: cars, guns, hockey, medicine or space?",
+        "words": {
+            "rec.autos": "cars",
+            "talk.politics.guns": "guns",
+            "rec.sport.hockey": "hockey",
+            "sci.med": "medicine",
+            "sci.space": "space",
+        },
+    },
+    "wires": {
+        "dataset": "reuters-r8",
+        "sentence": "Topic: earnings, takeover, oil, trade or interest?",
+        "words": {
+            "earn": "earnings",
+            "acq": "takeover",
+            "crude": "oil",
+            "trade": "trade",
+            "interest": "interest",
+        },
+    },
+}
+tokenizer = lessonkit.load_tokenizer(MODEL)
+
+
+def prepare(task):
+    """The task's rows to train on, to choose by, and to measure with at the end."""
+    names = TASKS[task]["words"]
+    data = lessonkit.load_dataset(TASKS[task]["dataset"])
+    topics = data["train"].features["label"].names
+
+    def encode(row):
+        text = tokenizer(row["text"], truncation=True, max_length=TEXT_TOKENS)["input_ids"]
+        asked = text + tokenizer("\nTopic:")["input_ids"]
+        answer = tokenizer(" " + names[topics[row["label"]]])["input_ids"]
+        return {"input_ids": asked + answer, "labels": [-100] * len(asked) + answer}
+
+    def some(split, first, last):
+        chosen = [place for place, label in enumerate(data[split]["label"]) if topics[label] in names]
+        rows = data[split].select(chosen).shuffle(seed=SEED)
+        return rows.select(range(first, min(last, len(rows)))).map(encode, remove_columns=rows.column_names)
+
+    last = VALIDATION_TEXTS + STEPS * BATCH_SIZE
+    return {
+        "validation": some("train", 0, VALIDATION_TEXTS),
+        "train": some("train", VALIDATION_TEXTS, last),
+        "test": some("test", 0, TEST_TEXTS),
+    }
+
+
+data = {task: prepare(task) for task in TASKS}
+words = {task: list(TASKS[task]["words"].values()) for task in TASKS}
+for task, rows in data.items():
+    print(f"{task:<6} {tokenizer.decode(rows['train'][0]['input_ids'])!r}")
+
+# %% [markdown]
+# The base is frozen, so it may stay in 16 bits where the hardware computes in them. **One copy serves every training
+# below**; at the end you'll check that no weight has moved.
+
+# %%
+base = lessonkit.load_model(MODEL, dtype=lesson.hardware.dtype).to(lesson.hardware.device)
+layers, hidden = base.config.num_hidden_layers, base.config.hidden_size
+heads = base.config.num_key_value_heads
+head_size = hidden // base.config.num_attention_heads
+
+
+def weights_sum():
+    return sum(parameter.abs().sum(dtype=torch.float64).item() for parameter in base.parameters())
+
+
+before = weights_sum()
+print(f"{layers} layers, hidden size {hidden}, {heads} key-value heads of {head_size}")
+
+# %% [markdown]
+# The collator asks for logits only where an answer stands. PEFT puts virtual tokens *in front*, which moves every
+# column, so we count columns from the end.
+
+# %%
+from torch.utils.data import DataLoader
+
+pad_rows = lessonkit.CausalLMCollator(tokenizer)
+
+
+def collator(rows):
+    batch = pad_rows(rows)
+    batch["logits_to_keep"] -= batch["input_ids"].shape[1]  # the last column is -1, whatever stands in front
+    return batch
+
+
+@torch.inference_mode()
+def predict(model, rows, words):
+    """For each row, the number of the word that is likeliest as its answer."""
+    model.eval()
+    ids = [tokenizer(" " + word)["input_ids"][0] for word in words]
+    found = []
+    for batch in DataLoader(rows, batch_size=32, collate_fn=collator):
+        batch = {name: each.to(base.device) for name, each in batch.items()}
+        place = (batch.pop("shift_labels") != -100).int().argmax(1)  # the column of each row's answer
+        del batch["labels"]
+        logits = model(**batch).logits  # (rows, columns kept, vocabulary)
+        found += logits[range(len(place)), place][:, ids].argmax(-1).tolist()
+    return found
+
+
+def truth(rows, words):
+    ids = [tokenizer(" " + word)["input_ids"][0] for word in words]
+    return [ids.index(labels[-1]) for labels in rows["labels"]]
+
+
+def score(predicted, rows, words):
+    return lessonkit.classification_scores(truth(rows, words), predicted, words)
+
+
+# %% [markdown]
+# Baselines on the test texts of `news`: the most frequent topic; counting words, with the same training texts that the
+# prompts will see; and a *written* prompt, the sentence above, in front of every text.
+
+# %%
+from peft import PromptTuningConfig, get_peft_model
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+
+def texts_of(rows):
+    return [tokenizer.decode(ids[:-1]) for ids in rows["input_ids"]]
+
+
+def soft_prompt(task, tokens=VIRTUAL_TOKENS, start="TEXT"):
+    return PromptTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=tokens,
+        prompt_tuning_init=start,
+        prompt_tuning_init_text=TASKS[task]["sentence"],
+        tokenizer_name_or_path=tokenizer.name_or_path,
+    )
+
+
+news = data["news"]
+counting = make_pipeline(TfidfVectorizer(), LogisticRegression(C=100, max_iter=1000))
+counting.fit(texts_of(news["train"]), truth(news["train"], words["news"]))
+counted = counting.predict(texts_of(news["test"]))
+written = predict(get_peft_model(base, soft_prompt("news")), news["test"], words["news"])
+print("counting words: ", score(counted, news["test"], words["news"]))
+print("written prompt: ", score(written, news["test"], words["news"]))
+
+# %% [markdown]
+# We ran the written prompt as a *soft prompt before training*. Started from the sentence, its virtual tokens are the
+# sentence's word vectors, number for number:
+
+# %% tags=["nbval-check-output"]
+untrained = get_peft_model(base, soft_prompt("news")).get_prompt(batch_size=1)[0].cpu()
+ids = torch.tensor(tokenizer(TASKS["news"]["sentence"])["input_ids"])
+vectors = base.get_input_embeddings()(ids.to(base.device)).detach().float().cpu()
+print(len(ids), "tokens; equal to the soft prompt before training:", torch.equal(untrained.float(), vectors))
+
+# %% [markdown]
+# So training starts where prompt writing ends.
+#
+# ## 2. Where each method puts its vectors
+#
+# **Prompt tuning** learns vectors at the input. **P-tuning** ([Liu et al. 2021](https://arxiv.org/abs/2103.10385))
+# learns the same, through a small network that makes them. **Prefix tuning**
+# ([Li and Liang 2021](https://arxiv.org/abs/2101.00190)) learns keys and values in *every layer*, which the text's
+# tokens attend to as if more had been read before.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap
+
+LEARNED, COMPUTED, ABSENT = 2, 1, 0
+at_input, in_layers = np.full(
+    (2, layers + 1, VIRTUAL_TOKENS + 10), COMPUTED
+)  # a row for the input, one a layer
+at_input[0, :VIRTUAL_TOKENS] = LEARNED
+in_layers[1:, :VIRTUAL_TOKENS], in_layers[0, :VIRTUAL_TOKENS] = LEARNED, ABSENT
+pictures = {
+    f"prompt tuning, P-tuning: vectors at the input\n({VIRTUAL_TOKENS}, {hidden})": at_input,
+    f"prefix tuning: keys and values in every layer\n({layers}, 2, {heads}, {VIRTUAL_TOKENS}, {head_size})": in_layers,
+}
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained")
+figure.set_facecolor("white")
+for ax, (title, grid) in zip(axes, pictures.items()):
+    colours = ListedColormap(["white", "#dddddd", "#D55E00"])
+    ax.pcolormesh(grid, cmap=colours, vmin=0, vmax=2, edgecolor="white")
+    ax.axvline(VIRTUAL_TOKENS, color="black")
+    ax.set(title=title, xticks=[VIRTUAL_TOKENS / 2, VIRTUAL_TOKENS + 5], yticks=[0.5, 1.5, layers + 0.5])
+    ax.set_xticklabels([f"{VIRTUAL_TOKENS} virtual tokens", "a text's tokens"])
+    ax.set_yticklabels(["input", "layer 0", f"layer {layers - 1}"])
+plt.show()
+
+# %% [markdown]
+# Orange is learned, grey is computed by the frozen model, white isn't there: a prefix has no input, no queries, no
+# feed-forward.
+#
+# **Exercise 1, predict.** How many numbers does prefix tuning train with **20** virtual tokens on SmolLM2-135M (30
+# layers, hidden size 576, 9 query heads, 3 key-value heads of 64)?
+
+# %%
+TODO = lessonkit.TODO
+answer = TODO
+lesson.exercise("prefix-parameters").check(answer)
+
+# %%
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig
+
+methods = {
+    "prompt tuning": soft_prompt("news"),
+    "P-tuning": PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL_TOKENS),
+    "prefix tuning": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL_TOKENS),
+}
+total = sum(parameter.numel() for parameter in base.parameters())
+trained = {}
+for name, config in methods.items():
+    trained[name], _ = get_peft_model(base, config).get_nb_trainable_parameters()
+    print(f"{name:<14}{trained[name]:>11,} numbers trained, {trained[name] / total:.3%} of the model")
+
+# %% [markdown]
+# P-tuning trains far more than it keeps: beside the vectors, a network of three layers. Move the slider.
+
+# %%
+from ipywidgets import interact
+
+
+def sizes(tokens):
+    network = 3 * (hidden * hidden + hidden)
+    return {
+        "prompt tuning": tokens * hidden,
+        "P-tuning, in training": tokens * hidden + network,
+        "P-tuning, saved": tokens * hidden,
+        "prefix tuning": tokens * layers * 2 * heads * head_size,
+    }
+
+
+def show_sizes(tokens=20):
+    lessonkit.plots.bars(sizes(tokens), xlabel="numbers", title=f"{tokens} virtual tokens", fmt="{:,.0f}")
+    plt.show()
+
+
+show_sizes()
+_ = interact(show_sizes, tokens=(1, 100))
+
+# %% [markdown]
+# *Here ends the first focus session.*
+#
+# ## 3. Length and start, on one budget
+#
+# Every training gets the same texts, order and steps, and is compared on **validation** texts out of the training
+# split. Three starts: `RANDOM`, PEFT's default; `SAMPLE_VOCAB`, words drawn from the vocabulary; `TEXT`, a sentence, cut
+# or repeated to fit. Expect random to begin worst: words' vectors here are about 3 long, random ones about 24.
+
+# %%
+from transformers import Trainer, TrainingArguments, set_seed
+
+
+def tune(config, rows, learning_rate):
+    """The base with what the configuration adds, trained; and what that cost."""
+    set_seed(SEED)
+    model = get_peft_model(base, config)
+    arguments = TrainingArguments(
+        output_dir=str(lesson.folder / "trainer"),
+        max_steps=STEPS,
+        per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        bf16=lesson.hardware.bf16,
+        fp16=lesson.hardware.fp16,
+        use_cpu=lesson.hardware.device == "cpu",
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        seed=SEED,
+    )
+    trainer = Trainer(model, arguments, train_dataset=rows, data_collator=collator)
+    return model, lessonkit.run(trainer)
+
+
+settings = {
+    "12, the sentence": soft_prompt("news"),
+    "12, words": soft_prompt("news", start="SAMPLE_VOCAB"),
+    "12, random": soft_prompt("news", start="RANDOM"),
+    "3, the sentence": soft_prompt("news", tokens=3),
+    "24, the sentence": soft_prompt("news", tokens=24),
+}
+tried, validated = {}, {}
+for name, config in settings.items():
+    tried[name] = model, run = tune(config, news["train"], PROMPT_RATE)
+    predicted = predict(model, news["validation"], words["news"])
+    validated[name] = score(predicted, news["validation"], words["news"])
+
+# %%
+losses = {
+    name: [entry["loss"] for entry in run.history if "loss" in entry] for name, (_, run) in tried.items()
+}
+for name, scores in validated.items():
+    print(f"{name:<18}loss {np.mean(losses[name][:3]):6.2f} -> {np.mean(losses[name][-5:]):.2f}", end="   ")
+    print(
+        f"accuracy {scores.accuracy:.2f} ({scores.interval[0]:.2f} to {scores.interval[1]:.2f}, n = {scores.n})"
+    )
+starts = {name: (range(1, STEPS + 1), losses[name]) for name in list(losses)[:3]}
+ax = lessonkit.plots.curves(
+    starts, xlabel="step", ylabel="training loss", title="Three starts, twelve tokens"
+)
+
+# %% [markdown]
+# READ-GRID
+#
+# ## 4. P-tuning, prefix tuning, and LoRA beside them
+#
+# The same budget. Afterwards, `unload()` takes LoRA's matrices out of the base again.
+
+# %%
+saved, cost = {}, {}
+
+
+def keep(name, model, run):
+    """Save what was learned, and note what it cost."""
+    model.save_pretrained(lesson.folder / name)
+    saved[name] = lesson.folder / name / "adapter_model.safetensors"
+    cost[name] = model.get_nb_trainable_parameters()[0], run.seconds
+
+
+answers = {}
+keep("prompt tuning", *tried["12, the sentence"])
+answers["prompt tuning"] = predict(tried["12, the sentence"][0], news["test"], words["news"])
+for name, rate in {"P-tuning": NETWORK_RATE, "prefix tuning": PROMPT_RATE}.items():
+    model, run = tune(methods[name], news["train"], rate)
+    keep(name, model, run)
+    answers[name] = predict(model, news["test"], words["news"])
+
+# %%
+lora_config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+model, run = tune(lora_config, news["train"], NETWORK_RATE)
+keep("LoRA", model, run)
+answers["LoRA"] = predict(model, news["test"], words["news"])
+base = model.unload()
+
+# %%
+print(f"{'':<14}{'trained':>10}{'saved bytes':>13}{'seconds':>9}   accuracy on the test texts")
+for name, predicted in answers.items():
+    scores = score(predicted, news["test"], words["news"])
+    number, seconds = cost[name]
+    low, high = scores.interval
+    print(
+        f"{name:<14}{number:>10,}{saved[name].stat().st_size:>13,}{seconds:>9.0f}"
+        f"   {scores.accuracy:.3f} ({low:.3f} to {high:.3f}, n = {scores.n})"
+    )
+
+# %% [markdown]
+# READ-METHODS
+#
+# What is in those files?
+
+# %%
+from safetensors.torch import load_file
+
+for name in ("prompt tuning", "P-tuning", "prefix tuning"):
+    print(f"{name:<14}", {key: tuple(value.shape) for key, value in load_file(saved[name]).items()})
+print(f"{'LoRA':<14}", len(load_file(saved["LoRA"])), "matrices")
+
+# %% [markdown]
+# One tensor each. P-tuning's network isn't there: PEFT saves what it *makes*; in use, P-tuning is prompt tuning. A
+# prefix is one row for each virtual token, layers x 2 x heads x head size numbers.
+#
+# The comparisons that count, text by text:
+
+# %%
+news_truth = truth(news["test"], words["news"])
+
+
+def compare(first, second):
+    print(lessonkit.compare_classifiers(news_truth, answers[first], answers[second], names=(first, second)))
+
+
+answers |= {"the written prompt": written, "counting words": list(counted)}
+compare("prompt tuning", "the written prompt")
+compare("prompt tuning", "counting words")
+compare("prompt tuning", "LoRA")
+
+# %% [markdown]
+# READ-COMPARE
+#
+# *Here ends the second focus session.*
+#
+# ## 5. Different prompts for different rows of one batch
+#
+# A prompt is input, so nothing forces the rows of a batch to share one. Two more tasks, the same base:
+
+# %%
+for task in ("posts", "wires"):
+    model, run = tune(soft_prompt(task), data[task]["train"], PROMPT_RATE)
+    keep(task, model, run)
+    print(f"{task}:", score(predict(model, data[task]["test"], words[task]), data[task]["test"], words[task]))
+saved["news"] = saved["prompt tuning"]
+prompts = {task: load_file(saved[task])["prompt_embeddings"].to(base.device) for task in TASKS}
+print({task: tuple(prompt.shape) for task, prompt in prompts.items()})
+
+# %% [markdown]
+# Now the batch, by hand: each row is its own task's prompt, then its own words. Padding goes to the far left, *before*
+# the prompt, with 0 in the mask.
+
+# %%
+from torch.nn.utils.rnn import pad_sequence
+
+
+def mixed_batch(base, prompts, tasks, texts):
+    """Row i has the prompt of tasks[i] before the token ids texts[i]."""
+    vectors = base.get_input_embeddings()
+    rows = []
+    for task, ids in zip(tasks, texts):
+        read = vectors(torch.tensor(ids, device=base.device))  # (tokens, hidden)
+        rows.append(torch.cat([prompts[task].to(read.dtype), read]))  # (virtual + tokens, hidden)
+    seen = [torch.ones(len(row), dtype=torch.long, device=base.device) for row in rows]
+    return {
+        "inputs_embeds": pad_sequence(rows, batch_first=True, padding_side="left"),
+        "attention_mask": pad_sequence(seen, batch_first=True, padding_side="left"),
+    }
+
+
+def without_answer(task, number):
+    return data[task]["test"][number]["input_ids"][:-1]
+
+
+tasks = ["news", "wires", "posts", "news"]
+texts = [without_answer(task, number) for number, task in enumerate(tasks)]
+texts[3] = texts[3][2:]  # a shorter row
+batch = mixed_batch(base, prompts, tasks, texts)
+print("inputs_embeds", tuple(batch["inputs_embeds"].shape))
+print(batch["attention_mask"])
+
+# %% [markdown]
+# Is that what PEFT computes for each row alone? In 32 bits, where rounding is small, we expect differences near a
+# millionth of the logits' size; and large ones, as a counter-check, if every row gets the first row's prompt.
+
+# %%
+from peft import PeftModel
+
+base.float()
+served = PeftModel.from_pretrained(base, saved["news"].parent, adapter_name="news")
+for task in ("posts", "wires"):
+    served.load_adapter(saved[task].parent, adapter_name=task)
+
+
+@torch.inference_mode()
+def alone(task, ids):
+    served.set_adapter(task)
+    ids = torch.tensor([ids], device=base.device)
+    return served(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=1).logits[0, -1]
+
+
+with torch.inference_mode():
+    together = base(**mixed_batch(base, prompts, tasks, texts), logits_to_keep=1).logits[:, -1]
+    wrong = base(**mixed_batch(base, prompts, ["news"] * 4, texts), logits_to_keep=1).logits[:, -1]
+    single = torch.stack([alone(task, ids) for task, ids in zip(tasks, texts)])
+print(f"logits up to {single.abs().max():.0f}; largest difference from each row alone:")
+print(f"  each row its own prompt    {(together - single).abs().max():.1e}")
+print(f"  all rows the first prompt  {(wrong - single).abs().max():.1e}")
+
+# %% [markdown]
+# `generate` takes such a batch as it is. One headline, three prompts:
+
+# %%
+base.to(getattr(torch, lesson.hardware.dtype))
+headline = without_answer("news", 0)
+print(repr(tokenizer.decode(headline)))
+batch = mixed_batch(base, prompts, list(TASKS), [headline] * 3)
+said = base.generate(**batch, max_new_tokens=1, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+for task, ids in zip(TASKS, said):
+    print(f"  with the prompt of {task:<6} -> {tokenizer.decode(ids)}")
+
+# %% [markdown]
+# **What is it worth?** The same requests one by one, each with its prompt switched on; grouped by task; and in one mixed
+# batch. Guess first: how many times faster is the last than the first?
+
+# %%
+each_task = range(lesson.pick(smoke=1, laptop=8, gpu=8))
+requests = [(task, without_answer(task, number)) for number in each_task for task in TASKS]
+
+
+def one_by_one(requests):
+    return [alone(task, ids) for task, ids in requests]
+
+
+@torch.inference_mode()
+def mixed(requests):
+    return base(**mixed_batch(base, prompts, *zip(*requests)), logits_to_keep=1).logits[:, -1]
+
+
+def by_task(requests):
+    return [mixed([request for request in requests if request[0] == task]) for task in TASKS]
+
+
+timed = {}
+for way in (one_by_one, by_task, mixed):
+    timed[way.__name__] = lessonkit.latency(
+        way, [requests], warmup=1, repeats=lesson.pick(smoke=1, laptop=3, gpu=20), items=len(requests)
+    )
+ax = lessonkit.plots.bars(
+    {name: each.items_per_second for name, each in timed.items()},
+    xlabel="requests a second",
+    title=f"{len(requests)} requests for {len(TASKS)} tasks",
+    fmt="{:.0f}",
+)
+
+# %%
+for name, each in timed.items():
+    print(
+        f"{name:<11}{each.p50:>8.0f} ms for {len(requests)} requests ({each.interval[0]:.0f} to {each.interval[1]:.0f})"
+    )
+
+# %% [markdown]
+# READ-SPEED
+#
+# [Lester et al.](https://arxiv.org/abs/2104.08691) (2021, figure 2) call this *mixed-task inference*. A server that takes
+# embeddings as input, as [vLLM](https://docs.vllm.ai/en/stable/features/prompt_embeds/) does with
+# `--enable-prompt-embeds`, needs nothing else: a prompt is only data.
+#
+# **Exercise 2, write code.** The same for *prefixes*. `saved` holds all tasks' files, stacked: (tasks, tokens, layers x
+# 2 x heads x head size); in a row the layer changes slowest, then key and value, then the head. `rows` is a tensor with
+# the task of each row. Return the batch's prefixes, **(layers, 2, rows, heads, tokens, head size)**.
+
+
+# %%
+def mixed_prefixes(saved, rows, layers, heads):
+    return TODO
+
+
+lesson.exercise("mixed-prefixes").check(mixed_prefixes)
+
+# %% [markdown]
+# *Here ends the third focus session.*
+#
+# ## 6. What no prompt can change
+#
+# A token attends to the text's tokens with weights that add up to 1. A prefix puts more tokens into that softmax, and so
+# takes a share $\lambda$.
+#
+# **Exercise 3, predict.** Without a prefix, a token gives three words attention 0.2, 0.3 and 0.5. With it, the prefix
+# gets 0.4. What do the words get, in that layer? Pass a list of three numbers.
+
+# %%
+answer = TODO
+lesson.exercise("rescaled-attention").check(answer)
+
+# %% [markdown]
+# Measured with the trained prefix, in the first layer, where the text's own keys and queries are the same as without.
+
+# %%
+base.float().set_attn_implementation("eager")  # the implementation that can hand out its attention
+sentence = tokenizer("Oil prices fell after the minister spoke", return_tensors="pt").to(base.device)
+
+
+@torch.inference_mode()
+def attention(model, layer, skip=0):
+    """(query heads, tokens, tokens), among the text's own tokens."""
+    model.eval()
+    given = model(**sentence, output_attentions=True).attentions[layer][0]
+    return given[:, :, skip:].float().cpu()
+
+
+plain = attention(base, 0)
+prefixed = PeftModel.from_pretrained(base, saved["prefix tuning"].parent)
+with_prefix = attention(prefixed, 0, VIRTUAL_TOKENS)
+ratio = (with_prefix / plain).nan_to_num()
+ax = lessonkit.plots.matrices(
+    {"attention without": plain[0], "with the prefix": with_prefix[0], "with / without": ratio[0]},
+    title="First layer, first head: a row is a token that attends",
+)
+
+# %% [markdown]
+# On the right each row has one colour: one factor, $1 - \lambda$, for all words that a token attends to. In numbers, over
+# all heads and tokens: how far do the words' shares of their *common* attention move?
+
+
+# %%
+def reweighed(before, after):
+    """How far the words' shares of what they get together have moved: 0 if all were rescaled alike, 1 at most."""
+    return (after / after.sum(-1, keepdim=True) - before).abs().max().item()
+
+
+for layer in (0, 1, layers // 2):
+    change = reweighed(attention(base, layer), attention(prefixed, layer, VIRTUAL_TOKENS))
+    print(f"prefix, layer {layer:>2}: {change:.1e}")
+lora = PeftModel.from_pretrained(base, saved["LoRA"].parent)
+change = reweighed(plain, attention(lora, 0))
+base = lora.unload()
+print(f"LoRA,   layer  0: {change:.1e}")
+
+# %% [markdown]
+# In the first layer the prefix leaves the words' proportions alone, to rounding; LoRA, which changes the queries, does
+# not. Higher up the prefix does alter them, but only through what it *added* to the tokens below.
+# [Petrov, Torr and Bibi](https://arxiv.org/abs/2310.19698) (2023) conclude that prompts and prefixes bring out skills that
+# a model has, and may fail at tasks that need new attention patterns.
+#
+# ## 7. Where it fails, and why scale helps
+#
+# The same headlines, but the answers are in-house codes, a letter for each topic, in no order: the base can't know that
+# sport is `A`. Same budget: does the prompt keep up with LoRA?
+
+# %%
+base.set_attn_implementation(lesson.hardware.attention)
+base.to(getattr(torch, lesson.hardware.dtype))
+
+TASKS["codes"] = {
+    "dataset": "bbc-news",
+    "sentence": "Code: A, B, C, D or E? Which one is it?",
+    "words": {"business": "D", "entertainment": "B", "politics": "E", "sports": "A", "tech": "C"},
+}
+codes, words["codes"] = prepare("codes"), list(TASKS["codes"]["words"].values())
+for name, config, rate in (
+    ("prompt, codes", soft_prompt("codes"), PROMPT_RATE),
+    ("LoRA, codes", lora_config, NETWORK_RATE),
+):
+    model, run = tune(config, codes["train"], rate)
+    answers[name] = predict(model, codes["test"], words["codes"])
+    if name == "LoRA, codes":
+        base = model.unload()
+
+# %%
+compare("prompt tuning", "LoRA")
+compare("prompt, codes", "LoRA, codes")
+shares = {
+    name: score(answers[name], news["test"], words["news"]).accuracy
+    for name in ("prompt tuning", "LoRA", "prompt, codes", "LoRA, codes")
+}
+ax = lessonkit.plots.bars(
+    shares, xlabel="accuracy on the test texts", title="Words that fit, and codes that don't"
+)
+
+# %% [markdown]
+# READ-CODES
+#
+# ## 8. What goes wrong
+#
+# More, with cures: [troubleshooting](../../lessons/troubleshooting.md).
+#
+# **Padding on the left, by PEFT**, comes *between* prompt and text, and a row's answer depends on its neighbour's length.
+
+# %%
+short, long = without_answer("news", 0)[-6:], without_answer("news", 1)
+rows = tokenizer.pad({"input_ids": [short, long]}, padding_side="left", return_tensors="pt").to(base.device)
+base.float()
+with torch.inference_mode():
+    served.set_adapter("news")
+    beside = served(**rows, logits_to_keep=1).logits[0, -1]
+    by_hand = base(**mixed_batch(base, prompts, ["news"] * 2, [short, long]), logits_to_keep=1).logits[0, -1]
+print(
+    f"PEFT, beside a longer row: differs from the row alone by {(beside - alone('news', short)).abs().max():.1e}"
+)
+print(
+    f"padding before the prompt: differs from the row alone by {(by_hand - alone('news', short)).abs().max():.1e}"
+)
+
+# %% [markdown]
+# Cure: padding on the right for training and scoring; for generating, `mixed_batch`.
+#
+# **P-tuning, taken up again.** Its file holds the network's outputs. Loaded into a model that still has the network, as
+# by `load_best_model_at_end` or a resumed training, they go in as its *inputs*, without a word.
+
+# %%
+from peft import set_peft_model_state_dict
+
+file = saved["P-tuning"]
+in_use = PeftModel.from_pretrained(base, file.parent).get_prompt(1)[0].cpu()
+resumed = get_peft_model(base, methods["P-tuning"])
+set_peft_model_state_dict(resumed, load_file(file))
+print("loaded for use: the saved prompt:      ", torch.equal(in_use, load_file(file)["prompt_embeddings"]))
+print(
+    "loaded into training: the saved prompt:",
+    torch.allclose(resumed.get_prompt(1)[0].cpu(), in_use, atol=0.01),
+)
+
+# %% [markdown]
+# **A prefix with activation checkpointing**, which switches off the cache in which it travels.
+
+# %% tags=["nbval-check-output"]
+base.activation_checkpointing_enable()
+try:
+    get_peft_model(base, methods["prefix tuning"])
+except ValueError as error:
+    print(f"ValueError: {error}")
+base.activation_checkpointing_disable()
+
+# %% [markdown]
+# **Exercise 4, run an experiment.** Every virtual token costs time in use. With at most **4**, reach an accuracy of
+# **REACH on the validation texts of `posts`**. You choose the words to start from and the learning rate. Take this into
+# the cell, above `answer`:
+#
+# ```python
+# TASKS["posts"]["sentence"] = "..."  # your words, of at most 4 tokens
+# mine, run = tune(soft_prompt("posts", tokens=4), data["posts"]["train"], PROMPT_RATE)
+# ```
+#
+# Then replace `TODO` with
+# `{"prompt": mine.get_prompt(1)[0], "predicted": predict(mine, data["posts"]["validation"], words["posts"])}`.
+
+# %%
+answer = TODO
+lesson.exercise("short-prompt").check(answer)
+
+# %% [markdown]
+# ## 9. On a bigger machine
+#
+# On a GPU the same cells take SmolLM2-1.7B. Its predicted peak, with the sizes of the second cell:
+
+# %%
+from transformers import LlamaConfig
+
+config = LlamaConfig(
+    vocab_size=49152,
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_hidden_layers=24,
+    num_attention_heads=32,
+    tie_word_embeddings=True,
+)
+plan = lessonkit.predict_memory(
+    config,
+    "prompt",
+    num_virtual_tokens=VIRTUAL_TOKENS,
+    batch_size=16,
+    sequence_length=68,
+    dtype="float16",
+    device="cuda",
+)
+print(f"predicted peak {plan.peak_bytes / 2**30:.1f} GiB; a T4 has 15")
+
+# %% [markdown]
+# ## 10. The end
+
+# %% tags=["nbval-check-output"]
+base.to(getattr(torch, lesson.hardware.dtype))
+print("after all these trainings, the base is what it was:", weights_sum() == before)
+
+# %% [markdown]
+# 1. Prompt tuning and P-tuning learn vectors at the input, prefix tuning keys and values in every layer.
+# 2. Start from words: a random start loses its first steps, or all of them.
+# 3. P-tuning saves what its network makes; only the prompt is needed in use.
+# 4. A prompt is data: one batch, one base, a task for each row. Padding goes before the prompt.
+# 5. Within a layer, a prefix rescales the attention among the text's tokens by one factor. Where a task needs more
+#    than skills that the model has, expect LoRA to be ahead.
+#
+# The next cell keeps your result. At laptop or GPU scale this counts towards *Run all intermediate examples*: the
+# notebook has just run to its end on your machine.
+
+# %%
+final = score(answers["prompt tuning"], news["test"], words["news"])
+lesson.record(
+    prompt_accuracy=final.accuracy,
+    written_prompt_accuracy=score(written, news["test"], words["news"]).accuracy,
+    majority_baseline=final.baseline,
+    lora_accuracy=shares["LoRA"],
+    prompt_accuracy_codes=shares["prompt, codes"],
+    lora_accuracy_codes=shares["LoRA, codes"],
+    mixed_batch_speedup=timed["one_by_one"].p50 / timed["mixed"].p50,
+    test_texts=final.n,
+)
+
+# %% [markdown]
+# **Check yourself.** You serve 500 customers, each with a prompt of 20 tokens for SmolLM2-135M: how many bytes are
+# their prompts, in 32 bits? A colleague's prefix is `init_weights="zero"`; is the untrained model then the base?
+#
+# <details><summary>Answers</summary>
+#
+# 500 x 20 x 576 x 4 = 23 MB, less than a tenth of the base in 16 bits. No: a zero key has score 0, so $e^0 = 1$ for
+# each virtual token enters the softmax and takes attention, for a value of zero.
+#
+# </details>
+#
+# **Next:** [adapters, intermediate](adapters.ipynb), which leave the input alone and work inside the layers.
