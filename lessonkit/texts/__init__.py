@@ -1,0 +1,33 @@
+"""Texts of your own: read a file, say what is wrong with it, mend it, split it. Plain pandas and datasets objects.
+
+| step | function | lives in |
+|---|---|---|
+| any file or folder -> rows of strings | ``read_table`` | ``files.py``, ``delimited.py``, ``decoding.py`` |
+| which column is the text, which the label | ``choose_columns`` | ``columns.py`` |
+| what is wrong | ``check_texts`` -> ``TextReport`` | ``report.py``, ``findings.py``, ``duplicates.py`` |
+| mended | ``TextReport.cure`` -> ``Cured`` | ``cures.py`` |
+| train and test, with no text on both sides | ``split_texts`` | ``splitting.py`` |
+
+No file is ever written to. What can't be read is told, with the line it stands in, and costs no other row.
+"""
+
+from __future__ import annotations
+
+from lessonkit.texts.columns import Columns, choose_columns
+from lessonkit.texts.cures import Cured
+from lessonkit.texts.files import Table, read_table
+from lessonkit.texts.findings import Finding
+from lessonkit.texts.report import TextReport, check_texts
+from lessonkit.texts.splitting import split_texts
+
+__all__ = [
+    "Columns",
+    "Cured",
+    "Finding",
+    "Table",
+    "TextReport",
+    "check_texts",
+    "choose_columns",
+    "read_table",
+    "split_texts",
+]

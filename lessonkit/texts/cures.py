@@ -1,0 +1,187 @@
+"""What a report's findings are cured with; each cure makes a new table and says what it changed."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+from lessonkit.texts.duplicates import duplicate_groups, same
+from lessonkit.texts.findings import (
+    CONTROL,
+    FEW_OF_A_CLASS,
+    NULL_WORDS,
+    looks_double_encoded,
+    plain_label,
+    similar_labels,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["CURES", "Cured", "Rows"]
+
+UNSEEN = ("script", "style")
+BREAKS = frozenset(
+    {"p", "br", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "td", "th", "table", "ul", "ol"}
+)
+
+
+@dataclass
+class Rows:
+    """The rows under way. texts, labels: (n,); labels is None without a label. lines: where each stood in the file."""
+
+    texts: list[str]
+    labels: list[str] | None
+    lines: list[int]
+
+    def kept(self, keep: list[bool]) -> Rows:
+        """Only the rows that ``keep`` marks."""
+
+        def chosen(values: list) -> list:
+            return [value for value, wanted in zip(values, keep, strict=True) if wanted]
+
+        return Rows(
+            chosen(self.texts), None if self.labels is None else chosen(self.labels), chosen(self.lines)
+        )
+
+
+@dataclass
+class Cured:
+    """dataset: columns ``text`` (string), ``label`` (ClassLabel, names sorted) where there are labels, and ``line``,
+    where the row stood in the file. steps: what each cure did, in words. warning: what still stands in the way of
+    training, "" if nothing does.
+    """
+
+    dataset: Dataset
+    steps: list[str] = field(default_factory=list)
+    warning: str = ""
+
+    def __str__(self) -> str:
+        left = f"{len(self.dataset):,} rows are left."
+        return "\n".join(filter(None, [*self.steps, left, self.warning]))
+
+
+def _each_text(change: Callable[[str], str]) -> Callable[[Rows], Rows]:
+    return lambda rows: Rows([change(each) for each in rows.texts], rows.labels, rows.lines)
+
+
+def _right_encoding(text: str) -> str:
+    from ftfy import fix_encoding
+
+    return fix_encoding(text) if looks_double_encoded(text) else text
+
+
+def _words_of_html(text: str) -> str:
+    if "<" not in text:
+        return html.unescape(text)
+    words: list[str] = []
+    hidden: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list) -> None:
+            if tag in UNSEEN:
+                hidden.append(tag)
+            elif tag in BREAKS:
+                words.append(" ")
+
+        def handle_endtag(self, tag: str) -> None:
+            if hidden and tag == hidden[-1]:
+                hidden.pop()
+            elif tag in BREAKS:
+                words.append(" ")
+
+        def handle_data(self, data: str) -> None:
+            if not hidden:
+                words.append(data)
+
+    reader = Reader(convert_charrefs=True)
+    reader.feed(text)
+    reader.close()
+    return re.sub(r" {2,}", " ", "".join(words)).strip()
+
+
+def _one_space(text: str) -> str:
+    return re.sub(r"[ \t\u00a0]{2,}", " ", text).strip()
+
+
+def _no_empty(rows: Rows) -> Rows:
+    return rows.kept([not _missing(each) for each in rows.texts])
+
+
+def _no_missing_label(rows: Rows) -> Rows:
+    return rows if rows.labels is None else rows.kept([not _missing(each) for each in rows.labels])
+
+
+def _missing(value: str) -> bool:
+    return not value.strip() or value.strip().casefold() in NULL_WORDS
+
+
+def _usual_spelling(rows: Rows) -> Rows:
+    if rows.labels is None:
+        return rows
+    counts = Counter(rows.labels)
+    usual: dict[str, str] = {}
+    for label, _ in counts.most_common():
+        usual.setdefault(plain_label(label), " ".join(label.split()))
+    return Rows(rows.texts, [usual[plain_label(each)] for each in rows.labels], rows.lines)
+
+
+def _no_typos(rows: Rows) -> Rows:
+    if rows.labels is None:
+        return rows
+    names: dict[str, str] = {}
+    for label, _ in Counter(rows.labels).most_common():
+        names.setdefault(plain_label(label), label)
+    meant = dict(similar_labels(dict(Counter(map(plain_label, rows.labels)))))
+    labels = [names[meant[plain_label(each)]] if plain_label(each) in meant else each for each in rows.labels]
+    return Rows(rows.texts, labels, rows.lines)
+
+
+def _no_contradictions(rows: Rows) -> Rows:
+    if rows.labels is None:
+        return rows
+    of_text: dict[str, set[str]] = defaultdict(set)
+    for text, label in zip(rows.texts, rows.labels, strict=True):
+        of_text[same(text) or text].add(plain_label(label))
+    return rows.kept([len(of_text[same(each) or each]) == 1 for each in rows.texts])
+
+
+def _first_of_each(rows: Rows) -> Rows:
+    seen: set[str] = set()
+    return rows.kept(
+        [not (key in seen or seen.add(key)) for key in (same(each) or each for each in rows.texts)]
+    )
+
+
+def _first_of_group(rows: Rows) -> Rows:
+    seen: set[int] = set()
+    return rows.kept([not (each in seen or seen.add(each)) for each in duplicate_groups(rows.texts)])
+
+
+def _no_rare_labels(rows: Rows) -> Rows:
+    if rows.labels is None:
+        return rows
+    counts = Counter(map(plain_label, rows.labels))
+    return rows.kept([counts[plain_label(each)] >= FEW_OF_A_CLASS for each in rows.labels])
+
+
+#: By the finding's name, in the order in which they are applied: letters, then rows, then labels, then repeats.
+CURES: dict[str, Callable[[Rows], Rows]] = {
+    "wrong encoding": _each_text(_right_encoding),
+    "HTML": _each_text(_words_of_html),
+    "control characters": _each_text(lambda text: CONTROL.sub("", text)),
+    "spaces": _each_text(_one_space),
+    "empty texts": _no_empty,
+    "missing labels": _no_missing_label,
+    "label spelling": _usual_spelling,
+    "label typos": _no_typos,
+    "contradictions": _no_contradictions,
+    "duplicates": _first_of_each,
+    "near-duplicates": _first_of_group,
+    "rare labels": _no_rare_labels,
+}
