@@ -15,7 +15,7 @@ from lessonkit.errors import LessonError
 __all__ = ["install_missing", "missing_requirements", "on_colab"]
 
 NEVER_TOUCHED = ("torch", "numpy")
-EXTRAS = ("decoder", "qlora")  # what lessons use beyond the core
+EXTRAS = ("decoder", "labs", "qlora")  # what lessons use beyond the core
 
 
 def on_colab() -> bool:

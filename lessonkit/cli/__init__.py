@@ -11,6 +11,7 @@ import typer
 
 from lessonkit.cli.app import app
 from lessonkit.cli.data import export, merge
+from lessonkit.cli.evaluate import check, evaluate, gate
 from lessonkit.cli.explain import explain
 from lessonkit.cli.lessons import lessons, run
 from lessonkit.cli.machine import doctor, fetch, plan
@@ -21,11 +22,14 @@ from lessonkit.errors import LessonkitError
 
 __all__ = [
     "app",
+    "check",
     "doctor",
+    "evaluate",
     "explain",
     "export",
     "fetch",
     "focus",
+    "gate",
     "lessons",
     "main",
     "merge",

@@ -29,7 +29,7 @@ ORDER = (
     "untick",
     "note",
 )
-ORDER += ("export", "data", "merge", "doctor", "fetch", "plan")
+ORDER += ("check", "evaluate", "gate", "export", "data", "merge", "doctor", "fetch", "plan")
 
 
 class _InOrder(TyperGroup):

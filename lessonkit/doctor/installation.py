@@ -28,7 +28,7 @@ __all__ = [
 
 Environ = Mapping[str, str]
 #: Extras of pyproject.toml, and whether a lesson cannot be opened or run at all without one of their packages.
-EXTRAS = {"notebooks": True, "qlora": False, "decoder": False}
+EXTRAS = {"notebooks": True, "qlora": False, "decoder": False, "labs": False}
 NOT_ALWAYS_NEEDED = ("jupyterlab",)  # VS Code and Colab open notebooks too
 
 

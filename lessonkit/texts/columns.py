@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "choose_columns"]
 
 #: In the order in which they are preferred.
-TEXT_NAMES = (
+TEXT_NAMES = (  # noqa: SIM905
     "text sentence review content body message comment tweet post email document utterance question "
     "description abstract article news headline title input prompt"
-).split()  # noqa: SIM905
-LABEL_NAMES = (
+).split()
+LABEL_NAMES = (  # noqa: SIM905
     "label labels class category target sentiment topic intent genre tag group type rating stars score "
     "y output"
-).split()  # noqa: SIM905
+).split()
 MOST_LABELS = 100  # more different values than this are hardly classes
 SHORT_LABEL = 40  # characters, on average
 

@@ -18,10 +18,10 @@ SWALLOWED_LINES = 50  # a field of more lines than this was opened by a stray qu
 
 #: Column names that people give to texts, labels and numbers, in lower case.
 KNOWN_NAMES = frozenset(
-    "text sentence review content body message comment description tweet document headline title "
+    "text sentence review content body message comment description tweet document headline title "  # noqa: SIM905
     "question utterance abstract post email label category class target sentiment topic intent rating stars y "
     "tag genre id index date author source url name language lang prompt completion response answer "
-    "instruction output input context split".split()  # noqa: SIM905
+    "instruction output input context split".split()
 )
 
 

@@ -95,6 +95,31 @@ class TextReport:
         warning = next((f"✖ {each.said}" for each in left if each.level == "stop"), "")
         return Cured(_dataset(rows), [each for each in steps if each], warning)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        table, columns = self.table, self.columns
+        lines = [] if table is None else table.lines
+        return {
+            "source": self.source,
+            "ok": self.ok,
+            "problem": self.problem,
+            "rows": len(lines),
+            "read_as": "" if table is None else table.kind,
+            "columns": None if columns is None else {"text": columns.text, "label": columns.label},
+            "notes": [] if table is None else table.notes,
+            "set_aside": [] if table is None else [vars(each) for each in table.set_aside],
+            "findings": [
+                {
+                    "name": each.name,
+                    "level": each.level,
+                    "said": each.said,
+                    "cure": each.cure,
+                    "lines": [lines[row] for row in each.rows],
+                }
+                for each in self.findings
+            ],
+        }
+
     def __str__(self) -> str:
         return "\n".join(self._lines())
 

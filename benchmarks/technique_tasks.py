@@ -1,0 +1,275 @@
+"""Not a benchmark: the two tasks of `techniques.py`, and each technique's model, as the lessons set them up.
+
+A decoder learns to continue tales, an encoder to sort news. All techniques of a task get the same texts, steps and batches;
+what each gets of its own is its learning rate, chosen by the same search.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+import lessonkit
+from lessonkit.adapters import add_adapter, save_adapter
+from lessonkit.hardware import Hardware
+
+TECHNIQUES = ("full", "lora", "qlora", "prompt", "adapters")
+RANK, VIRTUAL_TOKENS = 8, 20
+CLASSES, TALES = "reuters-r8", "grimm-tales"
+VALIDATION = 485  # of R8's 5,485 training texts; rates are chosen on them, never on the test split
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task and its budget.
+
+    model: the asset. rates: learning rates to choose from, by technique. texts, tune_texts: training rows of a run and of a
+    run of the search. length: tokens of a row. batch, epochs: of a run. targets: LoRA's modules. bottleneck: adapters' size.
+    """
+
+    name: str
+    model: str
+    rates: dict[str, tuple[float, ...]]
+    texts: int
+    tune_texts: int
+    length: int
+    batch: int
+    epochs: int
+    targets: Any
+    bottleneck: int
+
+
+TASKS = {
+    "encoder": Task(
+        name="MiniLM on Reuters-R8",
+        model="minilm",
+        rates={
+            "full": (1e-4, 2e-4, 5e-4),
+            "lora": (1e-3, 2e-3, 5e-3),
+            "qlora": (1e-3, 2e-3, 5e-3),
+            "prompt": (1e-2, 3e-2, 1e-1),
+            "adapters": (1e-3, 2e-3, 5e-3),
+        },
+        texts=5000,
+        tune_texts=1600,
+        length=40,
+        batch=16,
+        epochs=2,
+        targets=["query", "key", "value", "attention.output.dense"],
+        bottleneck=48,
+    ),
+    "decoder": Task(
+        name="SmolLM2-135M on Grimm's tales",
+        model="smollm2",
+        rates={
+            "full": (5e-5, 1e-4, 2e-4),
+            "lora": (5e-4, 1e-3, 2e-3),
+            "qlora": (5e-4, 1e-3, 2e-3),
+            "prompt": (1e-2, 3e-2, 1e-1),
+            "adapters": (5e-4, 1e-3, 2e-3),
+        },
+        texts=320,
+        tune_texts=128,
+        length=64,
+        batch=8,
+        epochs=1,
+        targets="all-linear",
+        bottleneck=64,
+    ),
+}
+
+
+# ---- Texts ------------------------------------------------------------------------------------------
+
+
+def texts(task: Task, seed: int, tuning: bool) -> tuple[Any, Any]:
+    """(train, evaluation) rows as token ids; evaluation is the test split; while tuning, part of the training split."""
+    tokenizer = lessonkit.load_tokenizer(task.model)
+    rows = task.tune_texts if tuning else task.texts
+    if task.model == "minilm":
+        data = lessonkit.load_dataset(CLASSES)
+        held = data["train"].shuffle(seed=1234)  # the same validation texts for every seed
+        validation, train = held.select(range(VALIDATION)), held.select(range(VALIDATION, len(held)))
+        chosen = (train.shuffle(seed=seed).select(range(rows)), validation if tuning else data["test"])
+
+        def tokenize(batch: dict) -> dict:
+            return tokenizer(batch["text"], truncation=True, max_length=task.length)
+
+        return tuple(each.map(tokenize, batched=True, remove_columns=["text"]) for each in chosen)
+    passages = {split: _passages(split, tokenizer, task.length) for split in ("train", "test")}
+    held = passages["train"].shuffle(seed=1234)
+    validation, train = held.select(range(100)), held.select(range(100, len(held)))
+    return train.shuffle(seed=seed).select(range(rows)), validation if tuning else passages["test"].select(
+        range(200)
+    )
+
+
+def _passages(split: str, tokenizer: Any, length: int) -> Any:
+    """All tales of a split cut into rows of ``length`` tokens; a tale's last, shorter piece is left out."""
+    from datasets import Dataset
+
+    found = []
+    for tale in lessonkit.load_dataset(TALES)[split]["text"]:
+        ids = tokenizer(tale, verbose=False)["input_ids"]
+        found += [ids[at : at + length] for at in range(0, len(ids) - length + 1, length)]
+    return Dataset.from_dict({"input_ids": found})
+
+
+# ---- Models -----------------------------------------------------------------------------------------
+
+
+def build(task: Task, technique: str, seed: int, hardware: Hardware) -> nn.Module:
+    """The model, ready to train: what the technique trains, and an encoder's head, has gradients; the rest has none."""
+    set_seed(seed)
+    options: dict[str, Any] = {"attn_implementation": hardware.attention}
+    if technique == "qlora":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if hardware.bf16 else torch.float32,
+            llm_int8_skip_modules=["classifier", "pooler"] if task.model == "minilm" else ["lm_head"],
+        )
+    if task.model == "minilm":
+        names = lessonkit.load_dataset(CLASSES)["train"].features["label"].names
+        no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        options |= {"num_labels": len(names)} | no_dropout
+        model = lessonkit.load_model(task.model, AutoModelForSequenceClassification, **options)
+    else:
+        model = lessonkit.load_model(task.model, AutoModelForCausalLM, **options)
+    kind = "SEQ_CLS" if task.model == "minilm" else "CAUSAL_LM"
+    if technique in ("lora", "qlora"):
+        config = LoraConfig(task_type=kind, r=RANK, lora_alpha=2 * RANK, target_modules=task.targets)
+        return get_peft_model(model, config)
+    if technique == "prompt":
+        return get_peft_model(model, PromptTuningConfig(task_type=kind, num_virtual_tokens=VIRTUAL_TOKENS))
+    if technique == "adapters":
+        add_adapter(model, "task", bottleneck=task.bottleneck)
+    return model
+
+
+def trainer(
+    task: Task, technique: str, rate: float, seed: int, hardware: Hardware, rows: Any, folder: str
+) -> Trainer:
+    """A Trainer with the task's budget."""
+    tokenizer = lessonkit.load_tokenizer(task.model)
+    if task.model == "minilm":
+        collator: Any = DataCollatorWithPadding(tokenizer)
+    else:
+        collator = lessonkit.CausalLMCollator(tokenizer, labelled_logits_only=technique != "prompt")
+    arguments = TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=task.epochs,
+        per_device_train_batch_size=task.batch,
+        per_device_eval_batch_size=64,
+        learning_rate=rate,
+        warmup_steps=0.1,
+        bf16=hardware.bf16,
+        fp16=hardware.fp16,
+        use_cpu=hardware.device == "cpu",
+        save_strategy="no",
+        report_to="none",
+        seed=seed,
+    )
+    return Trainer(
+        build(task, technique, seed, hardware), arguments, train_dataset=rows, data_collator=collator
+    )
+
+
+# ---- What is measured -------------------------------------------------------------------------------
+
+
+def measure(task: Task, technique: str, rate: float, seed: int, tuning: bool) -> dict[str, Any]:
+    """Train once and score. Everything a row of the result needs; ``scores`` has one number a text of the evaluation."""
+    hardware = lessonkit.detect_hardware()
+    train, evaluation = texts(task, seed, tuning)
+    with tempfile.TemporaryDirectory() as folder:
+        made = trainer(task, technique, rate, seed, hardware, train, folder)
+        run = lessonkit.run(made)
+        found = {
+            "technique": technique,
+            "rate": rate,
+            "seed": seed,
+            "seconds": run.seconds,
+            "peak_bytes": run.peak_bytes,
+        }
+        found |= _scores(task, made, evaluation)
+        if tuning:
+            return found
+        model = made.model.eval()
+        trained = [each for each in model.parameters() if each.requires_grad]
+        count = sum(each.numel() for each in trained)
+        head = sum(
+            each.numel() for name, each in model.named_parameters() if each.requires_grad and _of_head(name)
+        )
+        saved = Path(folder) / "saved"
+        if technique == "adapters":
+            save_adapter(model, saved, "task")
+        else:
+            model.save_pretrained(saved)
+        return found | {
+            "trained_parameters": count,
+            "head_parameters": head,
+            "saved_bytes": sum(each.stat().st_size for each in saved.rglob("*.safetensors")),
+            "base_matrix_bytes": _matrix_bytes(model),
+            "latency_milliseconds": _latency(model, evaluation),
+        }
+
+
+def _scores(task: Task, made: Trainer, evaluation: Any) -> dict[str, Any]:
+    """Accuracy and macro-F1, or perplexity; and for each text 1 for right or 0, or its loss and its tokens."""
+    if task.model == "minilm":
+        names = lessonkit.load_dataset(CLASSES)["train"].features["label"].names
+        predicted = made.predict(evaluation).predictions.argmax(-1)
+        scored = lessonkit.classification_scores(evaluation["label"], predicted, names)
+        right = [int(a == b) for a, b in zip(predicted, evaluation["label"], strict=True)]
+        return {"quality": scored.accuracy, "macro_f1": scored.macro_f1, "n": scored.n, "scores": right}
+    scored = lessonkit.perplexity(made.model, evaluation, batch_size=8)
+    losses = [round(each, 4) for each in scored.text_losses.tolist()]
+    return {"quality": scored.perplexity, "n": scored.n, "scores": losses, "tokens": int(scored.tokens)}
+
+
+def _of_head(name: str) -> bool:
+    return "classifier" in name or "pooler" in name
+
+
+def _matrix_bytes(model: nn.Module) -> int:
+    """What the base model's matrices inside its blocks take, scales of quantised ones included, adapters left out."""
+    total = 0
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        inside = any(part in name for part in (".layer.", ".layers."))
+        if not inside or weight is None or weight.ndim != 2 or "lora_" in name or "adapters" in name:
+            continue
+        total += weight.nbytes
+        state = getattr(weight, "quant_state", None)
+        if state is not None:
+            scales = [state.absmax, getattr(state.state2, "absmax", None) if state.nested else None]
+            total += sum(each.nbytes for each in scales if each is not None)
+    return total
+
+
+def _latency(model: nn.Module, evaluation: Any, repeats: int = 30) -> float:
+    """Median milliseconds of a forward pass over one text."""
+    device = next(model.parameters()).device
+    batches = [
+        {"input_ids": torch.tensor([evaluation[place]["input_ids"]], device=device)} for place in range(5)
+    ]
+    with torch.inference_mode():
+        timed = lessonkit.latency(lambda batch: model(**batch), batches, repeats=repeats)
+    return timed.p50

@@ -1,0 +1,205 @@
+"""All five techniques on one task and one budget, an encoder's and a decoder's: quality, parameters, memory, time, size.
+
+python benchmarks/techniques.py [--seeds 3] [--tasks encoder decoder] [--fresh]
+
+Each technique first gets its learning rate by the same search (three rates, one short training each, judged on texts held
+out of the training split), then is trained with each seed and scored on the test split. Every training is a process of its
+own, so that its peak memory is its own. Finished trainings are kept in outputs/, and a second start goes on after them;
+--fresh begins anew. Then the claims of the overview are judged by what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from saving import save
+from technique_claims import judge
+from technique_tasks import RANK, TASKS, TECHNIQUES, VIRTUAL_TOKENS, Task, measure, texts
+
+import lessonkit
+from lessonkit.evaluation.bootstrap import percentile_interval, resamples
+
+KEPT = Path(__file__).resolve().parent.parent / "outputs" / "benchmarks" / "techniques.jsonl"
+NAMES = {
+    "full": "Full fine-tuning",
+    "lora": f"LoRA, r = {RANK}",
+    "qlora": f"QLoRA, r = {RANK}",
+    "prompt": f"Prompt tuning, {VIRTUAL_TOKENS} tokens",
+    "adapters": "Adapters, bottleneck {}",
+}
+
+
+def once(order: dict[str, Any]) -> dict[str, Any]:
+    """One training in a process of its own, or its result from an earlier start."""
+    key = json.dumps(order, sort_keys=True)
+    for line in KEPT.read_text(encoding="utf-8").splitlines() if KEPT.exists() else []:
+        kept = json.loads(line)
+        if kept["order"] == key:
+            return kept["found"]
+    print(f"  {key}", flush=True)
+    done = subprocess.run([sys.executable, __file__, "--one", key], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{key} failed:\n{done.stderr[-3000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    with KEPT.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"order": key, "found": found}) + "\n")
+    print(f"    quality {found['quality']:.4f}, {found['seconds']:.0f} s", flush=True)
+    return found
+
+
+def order(name: str, technique: str, rate: float, seed: int, tuning: bool) -> dict[str, Any]:
+    """What a training is told; the task's sizes are in it, so that a change of them is no old result."""
+    task = TASKS[name]
+    sizes = [task.tune_texts if tuning else task.texts, task.length, task.batch, task.epochs, task.bottleneck]
+    return {
+        "task": name,
+        "technique": technique,
+        "rate": rate,
+        "seed": seed,
+        "tuning": tuning,
+        "sizes": sizes,
+    }
+
+
+def best_rate(name: str, technique: str) -> tuple[float, dict[str, float]]:
+    """The rate whose short training scored best on the validation texts, and all scores by rate."""
+    found = {
+        rate: once(order(name, technique, rate, 0, True))["quality"] for rate in TASKS[name].rates[technique]
+    }
+    chosen = max(found, key=found.get) if name == "encoder" else min(found, key=found.get)
+    return chosen, {f"{rate:g}": round(quality, 4) for rate, quality in found.items()}
+
+
+def measured_rows(name: str, seeds: list[int]) -> tuple[list[dict[str, Any]], dict[str, list[list[float]]]]:
+    """A row for each technique, and each technique's scores of single texts, by seed."""
+    task, rows, single = TASKS[name], [], {}
+    total = lessonkit.predict_memory(task.model, "full", **_shape(task, "full")).total_parameters
+    for technique in TECHNIQUES:
+        rate, tried = best_rate(name, technique)
+        runs = [once(order(name, technique, rate, seed, False)) for seed in seeds]
+        single[technique] = [run["scores"] for run in runs]
+        plan = lessonkit.predict_memory(task.model, technique, **_shape(task, technique))
+        own = runs[0]["trained_parameters"] - runs[0]["head_parameters"]
+        row = {
+            "name": NAMES[technique].format(task.bottleneck),
+            "technique": technique,
+            "rate": rate,
+            "rates_tried": tried,
+            "trained_parameters": runs[0]["trained_parameters"],
+            "head_parameters": runs[0]["head_parameters"],
+            "share_of_parameters": runs[0]["trained_parameters"] / total,
+            "own_share": own / total,
+            "predicted_peak_bytes": plan.peak_bytes,
+            "saved_bytes": runs[0]["saved_bytes"],
+            "base_matrix_bytes": runs[0]["base_matrix_bytes"],
+        }
+        for key in ("quality", "macro_f1", "seconds", "peak_bytes", "latency_milliseconds"):
+            values = [run[key] for run in runs if key in run]
+            if values:
+                row |= {key: float(np.mean(values)), f"{key}_spread": float(np.ptp(values))}
+        rows.append(row | {"n": runs[0]["n"]})
+    for row in rows:
+        row |= relative(name, single[row["technique"]], single["full"])
+    return [baseline(name, task), *rows], single
+
+
+def _shape(task: Task, technique: str) -> dict[str, Any]:
+    """The task's step, as ``predict_memory`` takes it."""
+    hardware = lessonkit.detect_hardware()
+    options: dict[str, Any] = {
+        "batch_size": task.batch,
+        "sequence_length": task.length,
+        "dtype": "float32",
+        "mixed_precision": hardware.bf16,
+        "optimizer": "adamw_torch_fused",
+    }
+    if task.model == "minilm":
+        options |= {"task": "sequence-classification", "num_labels": 8}
+    if technique in ("lora", "qlora"):
+        options |= {"r": RANK, "target_modules": task.targets}
+    elif technique == "prompt":
+        options |= {"num_virtual_tokens": VIRTUAL_TOKENS}
+    elif technique == "adapters":
+        options |= {"bottleneck": task.bottleneck}
+    return options
+
+
+def relative(name: str, scores: list[list[float]], full: list[list[float]]) -> dict[str, Any]:
+    """Quality over full fine-tuning's, with its 95 % interval; texts and seeds are drawn, both techniques' together.
+
+    For the encoder the ratio of accuracies; for the decoder the ratio of full fine-tuning's perplexity to this one's, so
+    that 1 is equal and less is worse in both.
+    """
+    ours, theirs = np.array(scores, dtype=float), np.array(full, dtype=float)  # (seeds, texts)
+    tokens = TASKS[name].length - 1  # each passage has this many counted tokens
+
+    def ratio(a: np.ndarray, b: np.ndarray) -> float:
+        if name == "encoder":
+            return float(a.mean() / b.mean())
+        return float(np.exp(b.mean() / tokens - a.mean() / tokens))
+
+    draws = np.random.default_rng(0)
+    drawn = []
+    for places in resamples(ours.shape[1]):
+        seeds = draws.integers(0, len(ours), len(ours))
+        drawn.append(ratio(ours[seeds][:, places], theirs[seeds][:, places]))
+    low, high = percentile_interval(drawn)
+    return {"of_full": ratio(ours, theirs), "of_full_interval": [low, high]}
+
+
+def baseline(name: str, task: Task) -> dict[str, Any]:
+    """The majority class, or the model before training, on the same texts."""
+    if name == "encoder":
+        data = lessonkit.load_dataset("reuters-r8")
+        quality = lessonkit.majority_baseline(data["train"]["label"], data["test"]["label"])
+        return {"name": "Majority class", "technique": "", "quality": quality, "n": len(data["test"])}
+    _, test = texts(task, 0, False)
+    scored = lessonkit.perplexity(lessonkit.load_model(task.model), test, batch_size=8)
+    return {"name": "Untrained", "technique": "", "quality": scored.perplexity, "n": scored.n}
+
+
+def main() -> None:
+    """Measure and save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--fresh", action="store_true", help="forget the trainings of an earlier start")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        told = json.loads(options.one)
+        found = measure(TASKS[told["task"]], told["technique"], told["rate"], told["seed"], told["tuning"])
+        if not math.isfinite(found["quality"]):
+            sys.exit(f"the quality is {found['quality']}")
+        print(json.dumps(found))
+        return
+    if options.fresh:
+        KEPT.unlink(missing_ok=True)
+    seeds = list(range(options.seeds))
+    found = {name: measured_rows(name, seeds)[0] for name in options.tasks}
+    rows = [row | {"task": name} for name in found for row in found[name]]
+    save(
+        "techniques",
+        rows,
+        tasks={
+            name: {"name": TASKS[name].name, "texts": TASKS[name].texts, "length": TASKS[name].length}
+            | {"batch": TASKS[name].batch, "epochs": TASKS[name].epochs, "tune_texts": TASKS[name].tune_texts}
+            for name in found
+        },
+        seeds=seeds,
+        claims=judge(rows),
+    )
+
+
+if __name__ == "__main__":
+    main()
