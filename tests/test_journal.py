@@ -23,6 +23,7 @@ from lessonkit.progress.events import SCHEMA, Event
 from lessonkit.progress.journal import Journal, journal_path
 
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST = 600  # seconds, for what takes ten on a machine with nothing else to do
 WRITER = """
 import sys
 from lessonkit.progress.journal import Journal
@@ -30,7 +31,8 @@ journal = Journal(sys.argv[1])
 for number in range(int(sys.argv[2])):
     print(journal.append("note", text=sys.argv[3], number=number).id, flush=True)
 """
-# Forks a writer, kills it at a random moment, and again; prints which events had been acknowledged.
+# Forks a writer, kills it at a random moment, and again; prints which events had been acknowledged. On a busy machine
+# a victim may not have begun within any fixed time, so most of them are first heard of.
 KILLER = """
 import json, os, random, signal, sys, time
 from lessonkit.progress.journal import Journal
@@ -50,10 +52,10 @@ for victim in range(kills):
             event = journal.append("note", text="x" * chance.choice((10, 500, 5_000)))
             whole(writing, event.id.encode() + b"\\n")
     os.close(writing)
+    said = os.read(reading, 33) if victim % 4 else b""  # most are killed at work, some before their first event
     time.sleep(chance.uniform(0, 0.03))
     os.kill(child, signal.SIGKILL)
     killed += os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    said = b""
     while piece := os.read(reading, 65536):
         said += piece
     os.close(reading)
@@ -330,6 +332,26 @@ def test_a_time_that_cannot_be_doesnt_hide_the_latest(journal: Journal, bad: str
         assert journal.append("note").time > "2090"
 
 
+@pytest.mark.parametrize("schema", [0, SCHEMA])
+def test_a_line_in_another_form_is_not_overlooked(journal: Journal, schema: int) -> None:
+    """A journal that another program has written anew, or an older schema: an untick still comes after its tick."""
+    journal.path.parent.mkdir()
+    fields = {
+        "id": "a",
+        "time": "2090-01-01T00:00:00Z",
+        "schema": schema,
+        "kind": "tick",
+        "data": {"item": "a"},
+    }
+    own = make_event(1).to_line()
+    journal.path.write_text(
+        f"{own}\n{json.dumps(fields, separators=(',', ':'))}\n{own[:40]}\n", encoding="utf-8"
+    )
+    untick = journal.append("untick", item="a")
+    assert untick.time > "2090"
+    assert journal.read().events[-1] == untick
+
+
 def test_reading_what_holds_a_text_passes_over_the_rest(journal: Journal) -> None:
     journal.path.parent.mkdir()
     wanted = [make_event(number, "tick", data={"item": "a"}) for number in (2, 5)]
@@ -356,7 +378,7 @@ def test_reading_some_kinds_passes_over_the_others(journal: Journal) -> None:
 
 def test_two_processes_at_once_lose_and_double_nothing(journal: Journal) -> None:
     writers = [start_writer(journal.path, 1_000, text) for text in ("one", "two")]
-    acknowledged = [line for writer in writers for line in writer.communicate(timeout=60)[0].split()]
+    acknowledged = [line for writer in writers for line in writer.communicate(timeout=LONGEST)[0].split()]
     assert [writer.returncode for writer in writers] == [0, 0]
     reading = journal.read()
     assert len(reading.events) == len(set(acknowledged)) == 2_000
@@ -402,7 +424,7 @@ def test_two_hundred_kills_at_random_moments_cost_no_acknowledged_event(journal:
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=240,
+        timeout=LONGEST,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -411,7 +433,7 @@ def test_two_hundred_kills_at_random_moments_cost_no_acknowledged_event(journal:
     ids = [event.id for event in reading.events]
     assert len(ids) == len(set(ids))
     assert set(told["acknowledged"]) <= set(ids)
-    assert len(told["acknowledged"]) > kills  # they were at work
+    assert len(told["acknowledged"]) > kills // 2  # they were at work
     assert len(ids) - len(told["acknowledged"]) <= kills  # at most the one that was being acknowledged
     assert {problem.kind for problem in reading.problems} <= {"torn", "unreadable"}
     assert 0 < len(reading.problems) <= kills  # some kills did hit the middle of a line
@@ -739,10 +761,12 @@ def test_ten_thousand_events_are_read_quickly(journal: Journal) -> None:
     journal.path.write_text("".join(lines))
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = (
+            time.process_time()
+        )  # not the clock on the wall: other programs may have the processor meanwhile
         assert len(journal.read().events) == 10_000
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0  # about 0.1 s; the limit allows for a busy machine
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 1.0  # about 0.1 s; the limit allows for a slow machine
 
 
 def test_importing_the_journal_loads_nothing_heavy() -> None:

@@ -217,13 +217,25 @@ def _latest(content: bytes) -> bytes:
     """The latest time of all lines; empty where there is none.
 
     Merged lines may be anywhere, so all are looked at. Taking the content apart at a fixed text is several
-    times quicker than a regular expression; that one only says whether what was found is a time.
+    times quicker than reading each line, which only lines in another form need.
     """
-    pieces = content.split(TIME_FIELD)
-    found = max((piece[:32] for piece in pieces[1:] if piece[32:43] == SCHEMA_FIELD), default=b"")
-    if not found or LINE_TIME.match(TIME_FIELD + found + SCHEMA_FIELD):
+    times = [piece[:32] for piece in content.split(TIME_FIELD)[1:] if piece[32:43] == SCHEMA_FIELD]
+    found = max(times, default=b"")
+    lines = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
+    if len(times) == lines and (not found or LINE_TIME.match(TIME_FIELD + found + SCHEMA_FIELD)):
         return found
-    return max(LINE_TIME.findall(content), default=b"")
+    return max(_times(content), default=b"")
+
+
+def _times(content: bytes) -> Iterator[bytes]:
+    """The time of each line that has one: in the journal's own form at once, any other line read whole."""
+    for line in content.split(b"\n"):
+        own = LINE_TIME.search(line)
+        if own:
+            yield own[1]
+        elif line.strip():
+            with contextlib.suppress(JournalError):
+                yield Event.from_line(line.strip()).time.encode()
 
 
 def _now() -> datetime:
