@@ -68,6 +68,13 @@ OVERFLOWING = """() => {
     .filter(each => each.getBoundingClientRect().right > edge).map(each => each.outerHTML.slice(0, 120));
 }""".replace("BOARD", BOARD)
 
+# JupyterLab's debugger asks a kernel for its state when a notebook is opened and also while the kernel is restarting.
+# Where that kernel goes meanwhile, the answer can't come, and JupyterLab writes this as an error, in a notebook of one
+# empty cell too. It is not about the page, and no waiting before a restart prevents what is asked during it.
+NO_ANSWER_FROM_A_KERNEL_THAT_WENT = (
+    "Could not restore the debugger state: Canceled future for debug_request message before replies were done"
+)
+
 expect.set_options(timeout=1000 * LONGEST_WAIT)
 
 
@@ -289,4 +296,4 @@ def test_a_narrow_window_cuts_nothing_off(page: Page):
 
 def test_the_page_complained_of_nothing(page: Page, told: list[str]):
     expect(page.locator(BOARD)).to_be_visible()
-    assert told == []
+    assert [each for each in told if each != NO_ANSWER_FROM_A_KERNEL_THAT_WENT] == []

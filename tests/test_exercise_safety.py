@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from lessonkit.curriculum import load_curriculum
+from lessonkit.errors import ExerciseError
 from lessonkit.exercises import Exercise, Function, Value, functions, load_exercises, sandbox
 from lessonkit.exercises.surroundings import CHARACTERS, LINES, Printed
 
@@ -543,8 +544,12 @@ def test_a_hundred_checks_leave_no_threads_behind():
 
 
 def every() -> list[tuple[str, str]]:
-    lessons = [each for each in load_curriculum(check_files=False).lessons if each.written and each.notebook]
-    return [(lesson.id, name) for lesson in lessons for name in load_exercises(lesson.id)]
+    """Each exercise that there is; that every written lesson has some is test_exercises.py's business."""
+    found = []
+    for lesson in load_curriculum(check_files=False).lessons:
+        with contextlib.suppress(ExerciseError):
+            found += [(lesson.id, name) for name in load_exercises(lesson.id)]
+    return found
 
 
 def fails(*_):
