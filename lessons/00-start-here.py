@@ -124,7 +124,7 @@ print("\nready:", ", ".join(each.title for each in curriculum.lessons if each.wr
 #
 # - **Complete beginner?** Read the [introduction to fine-tuning](../lessons/introduction/guide.md), then tick it with
 #   `lessonkit tick introduction`.
-# - **Ready to code?** Open [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb): 75 minutes, a real model.
+# - **Ready to code?** Open [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb): 85 minutes, a real model.
 # - **Want efficiency?** Check out the [LoRA guide](../lessons/lora/guide.md).
 # - **Limited resources?** Explore the [QLoRA guide](../lessons/qlora/guide.md); the first lesson runs on two CPU cores.
 #

@@ -19,8 +19,8 @@ from lessonkit.curriculum import Curriculum, load_curriculum
 from lessonkit.errors import JournalError, UnknownNameError
 from lessonkit.progress import Journal, fold, render_text, tick
 from lessonkit.progress.dashboard import Dashboard, dashboard, links, pages, panel, style
-from lessonkit.progress.dashboard.weeks import hidden_boxes, weeks
-from lessonkit.progress.tracker import choose_path, set_celebrate, set_only
+from lessonkit.progress.tracker import add_note, choose_path, set_celebrate, set_only
+from lessonkit.progress.weeks import hidden_boxes, weeks
 from lessonkit.study.ticking import followed
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -234,6 +234,32 @@ def test_a_note_is_kept_and_shown(board: Dashboard, journal: Journal):
     assert board.controls.note.value == ""
     assert "rank 8 &lt;script&gt; is enough 🙂" in board.controls.notes.value
     assert "Kept, in your notes on LoRA." in said(board)
+
+
+def test_a_note_on_nothing_in_particular_is_shown_too(board: Dashboard, journal: Journal, course: Curriculum):
+    add_note(journal, course, "from the terminal")
+    add_note(journal, course, "on LoRA", "beginner/lora")
+    board.controls.about.value = ""
+    board.controls.note.value = "from the dashboard"
+    board.controls.keep.click()
+    assert written(journal)[-1] == ("note", {"text": "from the dashboard", "about": ""})
+    shown = board.controls.notes.value
+    assert shown.index("from the dashboard") < shown.index("from the terminal")  # the newest first
+    assert "on LoRA" not in shown
+    board.controls.about.value = "lora"
+    assert "on LoRA" in board.controls.notes.value
+
+
+def test_older_notes_are_said_to_be_there_with_the_command_that_shows_them(
+    board: Dashboard, journal: Journal, course: Curriculum
+):
+    for number in range(7):
+        add_note(journal, course, f"note {number}", "lora")
+    board.tick()
+    board.controls.about.value = "lora"
+    assert "note 6" in board.controls.notes.value
+    assert "note 1" not in board.controls.notes.value
+    assert "2 older: <code>lessonkit note --about lora</code>" in board.controls.notes.value
 
 
 def test_what_is_being_typed_survives_a_refresh_and_a_failure(
@@ -506,7 +532,14 @@ def test_the_next_step_links_to_its_notebook(
     progress = fold((), course)
     step = course.lesson(progress.next_step().id)
     assert f'<a href="{step.notebook}">Open {step.title}</a>' in pages.next_step(progress)
-    assert '<a href="notebooks/beginner/lora.ipynb">' in pages.grid(progress)
+    assert '</span> open · <a href="notebooks/beginner/lora.ipynb">' in pages.grid(progress)
+
+
+def test_the_grid_says_in_words_what_its_marks_mean(journal: Journal, course: Curriculum):
+    """Where no font has emoji, all of them are the same empty frame."""
+    assert "</span> done" not in pages.grid(fold((), course))
+    tick(journal, course, LORA)
+    assert pages.grid(fold(journal.read().events, course)).count("</span> done") == 1
 
 
 # ---- Its end ----------------------------------------------------------------------------------------

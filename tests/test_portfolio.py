@@ -55,6 +55,13 @@ def full(journal: Journal) -> Progress:
     return state(journal)
 
 
+def test_the_grid_says_in_words_what_its_marks_mean(journal: Journal) -> None:
+    """Where no font has emoji, all of them are the same empty frame."""
+    text = Page(export(full(journal), CURRICULUM, "html")).text
+    assert text.count("✅ done") == 1
+    assert "⬜ open" in text
+
+
 class Page(html.parser.HTMLParser):
     """What a browser would see: elements in their order, and whether they are properly closed."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ from lessonkit.progress import (
     untick,
 )
 from lessonkit.progress.evidence import exercise_names
+from lessonkit.progress.suggestions import Suggestion
 
 
 def lesson(
@@ -418,6 +420,20 @@ def test_next_goes_through_the_path_and_says_what_is_not_written(journal: Journa
     assert "complete" in step.text
 
 
+def test_who_has_ticked_the_item_of_a_lesson_is_not_sent_to_it_again(journal: Journal) -> None:
+    for name in ("welcome", "guide"):
+        tick(journal, CURRICULUM, name)
+    assert state(journal).next_step().id == "first"
+    tick(journal, CURRICULUM, "understand")  # which asks for another lesson, too: says nothing about this one
+    assert state(journal).next_step().id == "first"
+    tick(journal, CURRICULUM, "run-first")
+    assert state(journal).lesson_done("first")
+    assert state(journal).next_step().id == "second"
+    assert list(evidence_ticks(state(journal), CURRICULUM)) == []  # a word is no evidence for other items
+    untick(journal, CURRICULUM, "run-first")
+    assert state(journal).next_step().id == "first"
+
+
 def test_a_lesson_waits_for_its_prerequisites(journal: Journal) -> None:
     tick(journal, CURRICULUM, "welcome")
     tick(journal, CURRICULUM, "guide")
@@ -466,6 +482,39 @@ def test_one_technique_keeps_to_its_lessons_while_any_is_open(journal: Journal) 
     assert state(journal).next_step().id == "first"  # back on the path, where it was left
 
 
+def test_an_item_leads_to_the_first_lesson_that_it_is_built_on(journal: Journal) -> None:
+    """A path that begins where another one ends: there is always something to open, never only a box to tick."""
+    both = ChecklistItem("run-both", "Run both", Evidence(("second", "first")))
+    third = ChecklistItem("run-third", "Run the third", Evidence(("third",)))
+    later = learning_path("later", (), third, both)
+    course = replace(CURRICULUM, paths=(*CURRICULUM.paths, later))
+
+    def step() -> Suggestion:
+        return fold(journal.read().events, course).next_step("later")
+
+    seen = []
+    while (now := step()).text.startswith("Run both. First: "):
+        seen.append(now.id)
+        assert (now.kind, now.minutes) == ("lesson", 30)
+        assert now.id in now.command
+        tick(journal, course, now.id)
+    assert seen == ["welcome", "guide", "first", "second"]
+    assert (now.kind, now.command) == ("item", "when you have it: lessonkit tick run-both")
+    tick(journal, course, "run-both")
+    assert (step().id, step().written) == ("run-third", False)
+    for name in seen:
+        untick(journal, course, name)
+    assert step().id == "welcome"  # what the unwritten one is built on can be done meanwhile
+    assert "Run the third: its lesson is not written yet. Until then: Welcome" in step().text
+
+
+@pytest.mark.parametrize("path", [each.id for each in load_curriculum(check_files=False).paths])
+def test_every_path_begins_with_something_to_open(path: str) -> None:
+    step = fold([], load_curriculum(check_files=False)).next_step(path)
+    assert (step.kind, step.id) == ("lesson", "start-here")
+    assert "00-start-here.ipynb" in step.command
+
+
 def test_an_item_that_waits_for_an_exercise_says_which(journal: Journal) -> None:
     for name in ("welcome", "first", "second"):
         add_run(journal, name)
@@ -491,6 +540,9 @@ def test_text_shows_boxes_grid_runs_and_next(journal: Journal) -> None:
     assert "  [x] Run the first (run-first): ran first (laptop" in text
     assert "  [ ] Run both (run-both)" in text
     assert "1 of 4 done" in text
+    assert (
+        text.index("Week 1") < text.index("Read: Guide") < text.index("Run both")
+    )  # as the dashboard sorts them
     (row,) = (line for line in text.splitlines() if line.startswith("LoRA"))
     assert row.split()[1:3] == ["✅", "N/A"]
     assert "a note in two lines" in row

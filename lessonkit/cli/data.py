@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lessonkit.cli.app import Json, app, print_json, study
+
+if TYPE_CHECKING:
+    from lessonkit.progress import Reading
 
 __all__ = ["data", "export", "merge"]
 
@@ -78,8 +83,13 @@ def _format_of(output: Path | None) -> str:
 
 
 @data.command()
-def show(as_json: Json = False) -> None:
-    """Show what is kept: where, how much, since when."""
+def show(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every event too, word for word: notes, answers, timers.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what is kept: where, how much, since when; with --all, every word of it."""
     from lessonkit.hardware import format_bytes
     from lessonkit.progress.events import local_time
     from lessonkit.progress.keeping import what_is_kept
@@ -87,8 +97,11 @@ def show(as_json: Json = False) -> None:
     curriculum, journal = study()
     kept = what_is_kept(journal, curriculum)
     if as_json:
-        print_json(kept.to_dict())
+        events = {"events": [asdict(each) for each in journal.read().events]} if everything else {}
+        print_json(kept.to_dict() | events)
         return
+    if everything:
+        _show_events(journal.read())
     typer.echo(f"Journal: {kept.journal}")
     if not kept.exists:
         typer.echo("  nothing yet")
@@ -102,9 +115,24 @@ def show(as_json: Json = False) -> None:
         typer.echo(f"  {kept.unreadable:>8,}  lines that can't be read (kept as they are)")
     for folder, size in kept.outputs:
         typer.echo(f"Saved by a lesson: {folder} ({format_bytes(size)})")
+    if kept.exists and not everything:
+        typer.echo("Every event, word for word: lessonkit data show --all    Your notes: lessonkit note")
     typer.echo("\nThat is all. It lies on this computer only; nothing is sent anywhere.")
     typer.echo("The fetched models and datasets are not personal: `lessonkit doctor` says where they lie.")
     typer.echo("Take it along: lessonkit data export my-data.zip    Delete it: lessonkit data delete")
+
+
+def _show_events(reading: Reading) -> None:
+    """Each event on a line, oldest first, then the lines that hold none."""
+    from lessonkit.progress.events import local_time
+    from lessonkit.progress.report import printable
+
+    for event in reading.events:
+        said = json.dumps(event.data, ensure_ascii=False)
+        typer.echo(printable(f"{local_time(event.time)}  {event.kind:<8}  {said}"))
+    for problem in reading.problems:
+        typer.echo(f"Note: {problem}")
+    typer.echo()
 
 
 @data.command("export")

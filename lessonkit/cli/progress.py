@@ -75,16 +75,44 @@ def untick(item: Annotated[str, typer.Argument(help="A checklist item.")]) -> No
 
 @app.command()
 def note(
-    text: Annotated[str, typer.Argument(help="Your own words; they stay on this computer. - reads a pipe.")],
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Your own words; they stay on this computer. - reads a pipe; left out, your notes are shown."
+        ),
+    ] = None,
     about: Annotated[str, typer.Option(help="A lesson, technique or item that it belongs to.")] = "",
+    as_json: Json = False,
 ) -> None:
-    """Keep a note."""
+    """Keep a note; or show those that you have kept."""
     from lessonkit.progress import add_note
 
+    if not text:
+        _show_notes(about, as_json)
+        return
     curriculum, journal = study()
-    text = _piped() if text == "-" else text
-    add_note(journal, curriculum, text, about)
-    typer.echo("Kept.")
+    said = _piped() if text == ["-"] else " ".join(text)
+    event = add_note(journal, curriculum, said, about)
+    if as_json:
+        print_json(event.data | {"time": event.time})
+    else:
+        typer.echo("Kept. All of them: lessonkit note")
+
+
+def _show_notes(about: str, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from lessonkit.progress import check_about, fold
+    from lessonkit.progress.report import notes_on, notes_text
+
+    curriculum, journal = study()
+    check_about(curriculum, about)
+    notes = notes_on(fold(journal.read("note").events, curriculum), about)
+    if as_json:
+        print_json([asdict(each) for each in notes])
+        return
+    on = f" --about {about}" if about else ""
+    typer.echo(notes_text(notes) or f'No notes yet. Keep one: lessonkit note "what I found out"{on}')
 
 
 def _piped() -> str:

@@ -15,6 +15,7 @@ from lessonkit.progress.suggestions import Suggestion
 from lessonkit.progress.tracker import (
     TickOutcome,
     add_note,
+    check_about,
     choose_path,
     set_celebrate,
     set_only,
@@ -38,6 +39,7 @@ __all__ = [
     "TickOutcome",
     "Work",
     "add_note",
+    "check_about",
     "choose_path",
     "evidence_ticks",
     "evidence_why",

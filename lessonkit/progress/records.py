@@ -113,8 +113,11 @@ class Progress:
         return [run for run in self.runs.get(lesson, []) if run.scale in REAL_SCALES]
 
     def lesson_done(self, lesson: str) -> bool:
-        """Whether it was run at laptop or GPU scale, or its reader ticked it."""
-        return lesson in self.ticked or bool(self.real_runs(lesson))
+        """Whether it was run at laptop or GPU scale, or its reader ticked it, or the item that asks just for it."""
+        if lesson in self.ticked or self.real_runs(lesson):
+            return True
+        needed = {each.id: each.evidence for each in self.curriculum.items if each.id in self.ticked}
+        return any(each.lessons == (lesson,) and not each.exercises for each in needed.values())
 
     def passed_at(self, exercise: str) -> str:
         """When an exercise, ``"lesson id:exercise name"``, was first passed; empty where it wasn't."""

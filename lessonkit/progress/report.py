@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lessonkit.progress.events import local_time, plain
 from lessonkit.progress.pace import pace, streak
-from lessonkit.progress.records import Progress, Run
+from lessonkit.progress.records import Note, Progress, Run
 from lessonkit.progress.suggestions import NOT_WRITTEN
+from lessonkit.progress.weeks import hidden_boxes, weeks
 
 if TYPE_CHECKING:
     from lessonkit.curriculum import ChecklistItem, Curriculum, LearningPath, Lesson
 
-__all__ = ["cell", "of_technique", "render_text", "to_dict"]
+__all__ = ["cell", "notes_on", "notes_text", "printable", "render_text", "to_dict"]
 
 RUNS_SHOWN = 10
 
@@ -53,12 +56,12 @@ def render_text(
     only = "" if everything else progress.only
     ticked, total = progress.done(path.id)
     lines = [f"{path.emoji} {path.title} ({path.weeks_text}): {ticked} of {total} done"]
-    shown = [item for item in path.checklist if not only or of_technique(curriculum, item, only)]
-    lines += [] if only else _guide_lines(progress, path)
-    lines += [_item_line(progress, item) for item in shown]
+    for week in weeks(curriculum, path, only):
+        lines += [week.title, *(_guide_line(progress, guide) for guide in week.guides)]
+        lines += [_item_line(progress, item) for item in week.items]
     if only:
-        title, hidden = curriculum.technique(only).title, total - len(shown)
-        lines.append(f"  Only {title} is shown ({hidden} more items). To see all: lessonkit progress --all")
+        title, hidden = curriculum.technique(only).title, hidden_boxes(curriculum, path, only)
+        lines.append(f"Only {title} is shown ({hidden} more boxes). To see all: lessonkit progress --all")
     for other in curriculum.paths if not only else ():
         if other.id != path.id:
             count = progress.done(other.id)
@@ -72,9 +75,24 @@ def render_text(
     return "\n".join(lines)
 
 
-def of_technique(curriculum: Curriculum, item: ChecklistItem, technique: str) -> bool:
-    """Whether one of the lessons that earn an item is about a technique."""
-    return any(curriculum.lesson(name).technique == technique for name in item.evidence.lessons)
+def notes_on(progress: Progress, about: str = "") -> list[Note]:
+    """The notes on a lesson, item or technique (those on its lessons too), or all of them, oldest first."""
+    names = {about, *(lesson.id for lesson in progress.curriculum.lessons if lesson.technique == about)}
+    return [note for note in progress.notes if not about or note.about in names]
+
+
+def notes_text(notes: Sequence[Note]) -> str:
+    """Notes in full, each below its time and what it is about; safe to print whatever it holds."""
+    told = []
+    for note in notes:
+        head = " · ".join(filter(None, [local_time(note.time), note.about]))
+        told.append(printable(f"{head}\n") + textwrap.indent(printable(note.text), "  ", lambda _line: True))
+    return "\n\n".join(told)
+
+
+def printable(text: str) -> str:
+    """The text without what would steer a terminal; line breaks and tabs stay."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
 
 
 def _run_lines(progress: Progress, curriculum: Curriculum, only: str) -> list[str]:
@@ -109,12 +127,10 @@ def cell(progress: Progress, lesson: Lesson | None) -> str:
     return "open" if lesson.written else NOT_WRITTEN
 
 
-def _guide_lines(progress: Progress, path: LearningPath) -> list[str]:
-    """The guides on a path; they count for no item by themselves, but who has ticked one wants to see it."""
-    guides = [each for each in map(progress.curriculum.lesson, path.lesson_ids) if not each.runnable]
-    return [
-        f"  [{'x' if each.id in progress.ticked else ' '}] Read: {each.title} ({each.id})" for each in guides
-    ]
+def _guide_line(progress: Progress, guide: Lesson) -> str:
+    """A guide; it counts for no item by itself, but who has ticked it wants to see it."""
+    box = "[x]" if guide.id in progress.ticked else "[ ]"
+    return f"  {box} Read: {guide.title} ({guide.id})"
 
 
 def _item_line(progress: Progress, item: ChecklistItem) -> str:

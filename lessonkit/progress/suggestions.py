@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def suggest(progress: Progress, path: str | None = None) -> Suggestion:
     """The next step on a path, the chosen one by default. Raises UnknownNameError.
 
     A lesson that was begun and isn't done comes first, the latest one if there are several. With one
-    technique chosen, its lessons come before the path's for as long as any of them is open.
+    technique chosen, its lessons come before the path's for as long as any of them is open. Where the path's
+    own lessons wait for others, what the first open item needs comes next, and what that is built on.
     """
     curriculum = progress.curriculum
     chosen = curriculum.path(path or progress.path)
@@ -48,9 +49,10 @@ def suggest(progress: Progress, path: str | None = None) -> Suggestion:
     lesson = _first_ready(curriculum, map(curriculum.lesson, chosen.lesson_ids), settled)
     if lesson:
         return _suggest_lesson(lesson)
-    for item in chosen.checklist:
-        if item.id not in progress.ticked:
-            return _suggest_item(progress, item)
+    open_items = [item for item in chosen.checklist if item.id not in progress.ticked]
+    if open_items:  # what can be earned today first
+        item = min(open_items, key=lambda each: not _earnable(curriculum, each))
+        return _suggest_item(progress, item, settled)
     return Suggestion("finished", chosen.id, f"{chosen.title} is complete: all items are ticked.")
 
 
@@ -109,14 +111,41 @@ def _suggest_lesson(lesson: Lesson) -> Suggestion:
     return Suggestion("lesson", lesson.id, text, True, lesson.minutes, _command(lesson))
 
 
-def _suggest_item(progress: Progress, item: ChecklistItem) -> Suggestion:
-    lessons = [progress.curriculum.lesson(name) for name in item.evidence.lessons]
+def _earnable(curriculum: Curriculum, item: ChecklistItem) -> bool:
+    """Whether all lessons that earn an item are written."""
+    return all(curriculum.lesson(name).written for name in item.evidence.lessons)
+
+
+def _suggest_item(progress: Progress, item: ChecklistItem, settled: set[str]) -> Suggestion:
+    curriculum = progress.curriculum
+    lessons = [curriculum.lesson(name) for name in item.evidence.lessons]
+    undone = [lesson for lesson in lessons if not progress.lesson_done(lesson.id)]
     missing = [lesson.id for lesson in lessons if not lesson.written]
+    first = _first_ready(curriculum, _built_on(curriculum, undone), settled)
+    if first:
+        step = _suggest_lesson(first)
+        lead = f"{item.text}: its lesson is {NOT_WRITTEN}. Until then" if missing else f"{item.text}. First"
+        return replace(step, text=f"{lead}: {step.text}")
     if missing:
         text = f"{item.text}: its lesson is {NOT_WRITTEN} ({', '.join(missing)})"
         return Suggestion("item", item.id, text, False)
-    minutes = sum(lesson.minutes for lesson in lessons if not progress.lesson_done(lesson.id))
+    minutes = sum(lesson.minutes for lesson in undone)
     exercises = [name for name in item.evidence.exercises if not progress.passed_at(name)]
     text = item.text + (f": the exercise {exercises[0]} is still open" if exercises else "")
     command = f"when you have it: lessonkit tick {item.id}"
     return Suggestion("item", item.id, text, True, minutes, command)
+
+
+def _built_on(curriculum: Curriculum, lessons: Iterable[Lesson]) -> list[Lesson]:
+    """The lessons, each after those on which it is built."""
+    found: dict[str, Lesson] = {}
+
+    def add(lesson: Lesson) -> None:
+        if lesson.id not in found:
+            for name in lesson.prerequisites:
+                add(curriculum.lesson(name))
+            found[lesson.id] = lesson
+
+    for lesson in lessons:
+        add(lesson)
+    return list(found.values())

@@ -19,6 +19,7 @@ __all__ = [
     "Progress",
     "TickOutcome",
     "add_note",
+    "check_about",
     "choose_path",
     "fold",
     "set_celebrate",
@@ -84,13 +85,18 @@ def add_note(journal: Journal, curriculum: Curriculum, text: str, about: str = "
             why="every command reads the whole journal",
             fix="save the text as a file of its own, and note where it lies",
         )
+    check_about(curriculum, about)
+    return journal.append("note", text=text, about=about)
+
+
+def check_about(curriculum: Curriculum, about: str) -> None:
+    """Raise UnknownNameError where there is no lesson, technique or item of that name; none at all is fine."""
     everything = (*curriculum.techniques, *curriculum.lessons, *curriculum.items)
     names = [each.id for each in everything]
     if about and about not in names:
         techniques = ", ".join(each.id for each in curriculum.techniques)
         fix = f"a technique ({techniques}), or a name from `lessonkit lessons` or `lessonkit progress`"
         raise UnknownNameError("lesson, technique or item", about, names, fix=fix)
-    return journal.append("note", text=text, about=about)
 
 
 def choose_path(journal: Journal, curriculum: Curriculum, path: str) -> Event:

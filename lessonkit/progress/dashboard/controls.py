@@ -35,7 +35,7 @@ class Controls:
         self.others = ToggleButton(value=False, layout=Layout(**FULL))
         self.head, self.said, self.warning, self.hidden = HTML(), HTML(), HTML(), HTML()
         self.next_step, self.grid = _linking(), _linking()
-        self.about = _dropdown("Note on", "The technique that the note is about", techniques)
+        self.about = _dropdown("Note on", "What the note is about", [*techniques, ("anything else", "")])
         self.note = Textarea(
             placeholder="What did you find out? It stays on this computer.",
             description="Your note",

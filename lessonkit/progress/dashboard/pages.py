@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from lessonkit.progress.charts import line_chart
 from lessonkit.progress.dashboard.links import link_to
-from lessonkit.progress.dashboard.weeks import hidden_boxes, weeks
 from lessonkit.progress.events import local_time
 from lessonkit.progress.pace import pace, streak
-from lessonkit.progress.report import cell
+from lessonkit.progress.report import cell, notes_on
 from lessonkit.progress.suggestions import NOT_WRITTEN
+from lessonkit.progress.weeks import hidden_boxes, weeks
 
 if TYPE_CHECKING:
     from lessonkit.curriculum import ChecklistItem, Lesson, Step
@@ -37,7 +37,7 @@ STILL = "A still picture: run this cell, and here are boxes to tick, a focus tim
 RUNS_SHOWN, RUNS_DRAWN = 10, 20
 NOTES_SHOWN = 5
 LONGEST_NOTE = 300  # characters of a note that are shown
-MARKS = {"done": "✅", "open": "⬜", NOT_WRITTEN: "⬜*"}  # as in the text
+MARKS = {"done": "✅", "open": "⬜", NOT_WRITTEN: "⬜"}
 
 
 def head(progress: Progress) -> str:
@@ -128,14 +128,17 @@ def grid(progress: Progress, only: str = "") -> str:
             cells.append(f'<td class="lk-text">{html.escape(last)}</td>')
             lines.append("".join(cells))
     table = "".join(f"<tr>{line}</tr>" for line in lines)
-    legend = f"✅ done · ⬜ open · ⬜* {NOT_WRITTEN} · N/A no such lesson"
-    return f'<div class="lk-wide"><table>{table}</table></div><p class="lk-faint">{legend}</p>'
+    return f'<div class="lk-wide"><table>{table}</table></div><p class="lk-faint">N/A: there is no such lesson.</p>'
 
 
 def notes_about(progress: Progress, technique: str) -> list[Note]:
-    """The notes on a technique or one of its lessons, oldest first."""
-    names = {lesson.id for lesson in progress.curriculum.lessons if lesson.technique == technique}
-    return [note for note in progress.notes if note.about in {technique, *names}]
+    """The notes on a technique or one of its lessons, oldest first; with an empty one, those on none of them."""
+    if technique:
+        return notes_on(progress, technique)
+    curriculum = progress.curriculum
+    names = {each.id for each in curriculum.techniques}
+    names |= {lesson.id for lesson in curriculum.lessons if lesson.technique in names}
+    return [note for note in progress.notes if note.about not in names]
 
 
 def notes(progress: Progress, technique: str) -> str:
@@ -146,7 +149,8 @@ def notes(progress: Progress, technique: str) -> str:
         for note in reversed(found[-NOTES_SHOWN:])
     ]
     more = len(found) - NOTES_SHOWN
-    lines += [f"<li>and {more} older: <code>lessonkit export</code> has them all</li>"] if more > 0 else []
+    command = f"lessonkit note --about {technique}" if technique else "lessonkit note"
+    lines += [f"<li>and {more} older: <code>{command}</code> shows them</li>"] if more > 0 else []
     return f"<ul>{''.join(lines)}</ul>" if lines else ""
 
 
@@ -220,12 +224,13 @@ def page(progress: Progress) -> str:
 
 
 def _cell(progress: Progress, lesson: Lesson | None) -> str:
+    """A cell of the grid: mark and word, for where a font lacks such marks all of them look alike."""
     state = cell(progress, lesson)
     if state not in MARKS:
         return state
-    mark = f'<span role="img" aria-label="{state}">{MARKS[state]}</span>'
+    mark = f'<span aria-hidden="true">{MARKS[state]}</span> {state}'
     link = link_to(lesson) if lesson else ""
-    return f"{mark} {_link(link, 'notebook')}" if link else mark
+    return f"{mark} · {_link(link, 'notebook')}" if link else mark
 
 
 def _link(link: str, text: str) -> str:

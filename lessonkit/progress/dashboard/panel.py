@@ -13,12 +13,12 @@ from lessonkit.curriculum import Curriculum, load_curriculum
 from lessonkit.errors import LessonkitError
 from lessonkit.live import in_notebook
 from lessonkit.progress.dashboard import pages
-from lessonkit.progress.dashboard.weeks import weeks
 from lessonkit.progress.evidence import record_evidence
 from lessonkit.progress.folding import fold
 from lessonkit.progress.journal import Journal
 from lessonkit.progress.report import render_text
 from lessonkit.progress.tracker import add_note, choose_path, set_celebrate, set_only, tick, untick
+from lessonkit.progress.weeks import weeks
 from lessonkit.study.focus_view import FocusPanel
 from lessonkit.study.ticking import follow, unfollow
 
@@ -180,12 +180,13 @@ class Dashboard:
         return outcome.message
 
     def _keep_note(self) -> str:
-        note, technique = self.controls.note, self.curriculum.technique(self.controls.about.value)
+        note, about = self.controls.note, self.controls.about.value
         kept = note.value
-        add_note(self.journal, self.curriculum, kept, technique.id)
+        add_note(self.journal, self.curriculum, kept, about)
         if note.value == kept:  # unless its writer has gone on
             note.value = ""
-        return f"Kept, in your notes on {technique.title}."
+        on = f", in your notes on {self.curriculum.technique(about).title}" if about else ""
+        return f"Kept{on}. All of them: lessonkit note"
 
     # ---- What it shows ----------------------------------------------------------------------------
 
