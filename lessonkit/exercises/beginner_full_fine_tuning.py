@@ -363,8 +363,8 @@ def _too_low() -> Exercise:
         because="Each step is fifty times smaller, so this training ends near where it began. More epochs would get "
         "there too, at fifty times the price.",
         hints=(
-            "Run `train_by_hand(fresh_model(), short, 1, LEARNING_RATE / 50)` and read the losses that it returns.",
-            "Compare its last losses with ln 8 = 2.08, and with what the same training reached with our rate.",
+            "Run `short_training(LEARNING_RATE / 50)` and read the mean of its last losses.",
+            "Compare it with ln 8 = 2.08, and with what the same training reached with our rate.",
         ),
         wrong=(
             WrongAnswer(

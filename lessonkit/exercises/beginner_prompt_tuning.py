@@ -152,17 +152,34 @@ def _distances(vector, table):
     return [sum((x - y) ** 2 for x, y in zip(vector, row, strict=True)) ** 0.5 for row in table]
 
 
+def _cosines_by_torch(vector, table):
+    import torch
+
+    return torch.nn.functional.cosine_similarity(table, vector[None], dim=1)
+
+
+def _cosines_by_product(vector, table):
+    return table @ vector / (vector.norm() * table.norm(dim=1))
+
+
 def _cosines() -> Exercise:
+    import torch
+
     return Function(
         name="cosines",
         reference=_cosines_reference,
-        also_right=(_cosines_of_arrays,),
+        also_right=(_cosines_of_arrays, _cosines_by_torch, _cosines_by_product),
         because="Dividing by both lengths leaves the direction alone: twice as long a vector has the same cosines.",
-        cases=(
-            ([1.0, 0.0], [[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]),
-            ([3.0, 4.0], [[6.0, 8.0], [4.0, 3.0]]),
-            ([0.5, -1.0, 2.0], [[1.0, 1.0, 1.0], [-0.5, 1.0, -2.0], [0.0, 2.0, 1.0]]),
+        cases=tuple(  # tensors, which loops, NumPy and PyTorch can all read
+            (torch.tensor(vector), torch.tensor(table))
+            for vector, table in (
+                ([1.0, 0.0], [[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]),
+                ([3.0, 4.0], [[6.0, 8.0], [4.0, 3.0]]),
+                ([0.5, -1.0, 2.0], [[1.0, 1.0, 1.0], [-0.5, 1.0, -2.0], [0.0, 2.0, 1.0]]),
+            )
         ),
+        tolerance=1e-6,
+        relative=1e-5,  # float32
         source="def cosines(vector, table):\n    length = lambda numbers: sum(x * x for x in numbers) ** 0.5\n"
         "    return [\n        sum(x * y for x, y in zip(vector, row)) / (length(vector) * length(row))\n"
         "        for row in table\n    ]",
