@@ -68,12 +68,15 @@ OVERFLOWING = """() => {
     .filter(each => each.getBoundingClientRect().right > edge).map(each => each.outerHTML.slice(0, 120));
 }""".replace("BOARD", BOARD)
 
-# JupyterLab's debugger asks a kernel for its state when a notebook is opened and also while the kernel is restarting.
-# Where that kernel goes meanwhile, the answer can't come, and JupyterLab writes this as an error, in a notebook of one
-# empty cell too. It is not about the page, and no waiting before a restart prevents what is asked during it.
-NO_ANSWER_FROM_A_KERNEL_THAT_WENT = (
+# What JupyterLab's own parts write as an error when a kernel goes: its debugger asks a kernel for its state when a
+# notebook is opened, and anew while the kernel restarts, and that answer can't come; and the old kernel may have spoken
+# of a widget's channel that the page has closed. A notebook of one cell, without lessonkit, says so too at almost every
+# restart; no waiting before the restart prevents what is asked during it. The first is about no page of ours at any
+# time; the second could be, so that it is let pass during a restart only.
+DEBUGGER_UNANSWERED = (
     "Could not restore the debugger state: Canceled future for debug_request message before replies were done"
 )
+CHANNEL_GONE = "Comm not found for comm id"
 
 expect.set_options(timeout=1000 * LONGEST_WAIT)
 
@@ -273,10 +276,13 @@ def test_after_a_reload_all_of_it_is_there_and_readable_in_either_theme(page: Pa
     assert {name: round(ratio, 1) for name, ratio in page.evaluate(CONTRASTS).items() if ratio < 4.5} == {}
 
 
-def test_after_a_restarted_kernel_all_of_it_is_there(page: Page, lab: Lab):
+def test_after_a_restarted_kernel_all_of_it_is_there(page: Page, lab: Lab, told: list[str]):
+    said_before = len(told)
     before = {item: box(page, item).is_checked() for item in (CLICKED, BY_KEYBOARD, TYPED)}
     page.evaluate(f"() => {{ void {SESSION}.restartKernel() }}")
     page.wait_for_function(f"{SESSION}.session.kernel.status !== 'idle'")
+    page.wait_for_function(READY)
+    told[said_before:] = [each for each in told[said_before:] if not each.startswith(CHANNEL_GONE)]
     run_all(page)
     for item, on in before.items():
         expect(box(page, item)).to_be_checked(checked=on)
@@ -296,4 +302,4 @@ def test_a_narrow_window_cuts_nothing_off(page: Page):
 
 def test_the_page_complained_of_nothing(page: Page, told: list[str]):
     expect(page.locator(BOARD)).to_be_visible()
-    assert [each for each in told if each != NO_ANSWER_FROM_A_KERNEL_THAT_WENT] == []
+    assert [each for each in told if each != DEBUGGER_UNANSWERED] == []
