@@ -190,7 +190,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training.lengths": {"errors", "hardware", "training.arguments"},
     "training.patching": set(),
     "training.safety": {"quiet", "training.checkpoints", "training.patching"},
-    "training.survival": {"errors", "hardware.shortage", "training.batches", "training.patching"},
+    "training.advice": {"errors"},
+    "training.survival": {
+        "errors",
+        "hardware.shortage",
+        "training.advice",
+        "training.batches",
+        "training.patching",
+    },
     "training.watch": {"errors", "training.patching"},
     "troubleshooting": {f"troubleshooting.{each}" for each in ("entries", "entry", "explaining", "matching")},
     "troubleshooting.entry": set(),
@@ -206,8 +213,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(f"troubleshooting.{each}" for each in ("entry", "matching", "reading")),
     },
     "troubleshooting.offer": set(),
+    "samples": {"errors"},
     # texts of a learner's own, and any saved model on them
-    "texts": {f"texts.{each}" for each in ("columns", "cures", "files", "findings", "report", "splitting")},
+    "texts": {
+        f"texts.{each}"
+        for each in ("columns", "cures", "files", "findings", "pairs", "personal", "report", "splitting")
+    },
     "texts.columns": {"errors"},
     "texts.cures": {"texts.duplicates", "texts.findings"},
     "texts.decoding": {"errors"},
@@ -215,6 +226,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "texts.duplicates": set(),
     "texts.files": {"errors", "texts.decoding", "texts.delimited"},
     "texts.findings": {"texts.duplicates"},
+    "texts.pairs": {"errors", *(f"texts.{each}" for each in ("duplicates", "files", "findings", "personal"))},
+    "texts.personal": set(),
     "texts.report": {"errors", *(f"texts.{each}" for each in ("columns", "cures", "files", "findings"))},
     "texts.splitting": {"errors", "texts.duplicates"},
     "scoring": {

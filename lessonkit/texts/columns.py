@@ -74,7 +74,8 @@ def _text(frame: pandas.DataFrame, columns: list[str]) -> tuple[str, str]:
         raise DataError("There is no column for the texts.", fix="name it: text='...'")
     longest = max(words, key=lambda each: words[each])
     named = _by_name(columns, TEXT_NAMES)
-    if named is not None and words[named] >= min(3.0, 0.5 * words[longest]):
+    # an empty column of that name is the text too: that it is empty, the checks tell
+    if named is not None and (not words[named] or words[named] >= min(3.0, 0.5 * words[longest])):
         return named, "its name says so"
     if not words[longest] or frame[longest].map(_is_number).mean() > 0.9:
         raise DataError(
@@ -95,7 +96,8 @@ def _label(frame: pandas.DataFrame, columns: list[str]) -> tuple[str | None, str
             None,
             "no other column repeats its values as labels do" if columns else "there is no other column",
         )
-    fewest = min(usable, key=lambda each: frame[each].nunique())
+    several = [each for each in usable if frame[each].nunique() > 1] or usable
+    fewest = min(several, key=lambda each: frame[each].nunique())
     return fewest, "its values repeat"
 
 

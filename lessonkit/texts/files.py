@@ -218,7 +218,7 @@ def _json(text: str, most: int) -> tuple[Rows, str] | None:
             if not (len(names) == 1 and all(isinstance(each, dict) for each in lists[names[0]])):
                 whole = [dict(zip(names, row, strict=True)) for row in zip(*lists.values(), strict=True)]
         if isinstance(whole, dict):  # {"data": [...]} and the like; else one record alone
-            whole = max(lists.values(), key=len) if lists else [whole]
+            whole = max(lists.values(), key=len) if lists and "messages" not in lists else [whole]
     if not isinstance(whole, list):
         return None
     return _from_records([(each, place) for place, each in enumerate(whole[:most], 1)], [], "JSON")
