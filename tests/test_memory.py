@@ -163,7 +163,8 @@ def test_an_encoders_depth_is_extrapolated_too(monkeypatch):
 
 
 def test_layers_that_do_not_repeat_are_traced_whole():
-    from lessonkit.memory import Settings, _period
+    from lessonkit.memory.configs import pattern_of
+    from lessonkit.memory.settings import Settings
 
     kinds = ["sliding_attention"] * 5 + ["full_attention"]
     gemma = {
@@ -175,10 +176,10 @@ def test_layers_that_do_not_repeat_are_traced_whole():
         "num_key_value_heads": 1,
         "head_dim": 16,
     }
-    assert _period(config(gemma, num_hidden_layers=12, layer_types=kinds * 2), Settings()) == 6
+    assert pattern_of(config(gemma, num_hidden_layers=12, layer_types=kinds * 2), Settings()) == (0, 6)
     uneven = [*kinds, *kinds[::-1]]
-    assert _period(config(gemma, num_hidden_layers=12, layer_types=uneven), Settings()) is None
-    assert _period(config(LLAMA, num_hidden_layers=12), Settings()) == 1
+    assert pattern_of(config(gemma, num_hidden_layers=12, layer_types=uneven), Settings()) is None
+    assert pattern_of(config(LLAMA, num_hidden_layers=12), Settings()) == (0, 1)
 
 
 def test_parameters_are_those_of_the_model():

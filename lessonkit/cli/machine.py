@@ -75,6 +75,9 @@ def plan(
         int, typer.Option(help="Batches to one step of the optimiser.")
     ] = 1,
     sequence_length: Annotated[int, typer.Option(help="Tokens in each row.")] = 512,
+    target_length: Annotated[
+        int, typer.Option(help="Tokens of an encoder-decoder's answers; 0: as the rows.")
+    ] = 0,
     padding: Annotated[bool, typer.Option(help="Whether the rows differ in length.")] = True,
     dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16, float16 or float32.")] = "bfloat16",
     mixed_precision: Annotated[
@@ -85,7 +88,7 @@ def plan(
     ] = False,
     optimizer: Annotated[str, typer.Option(help="adamw, adamw_torch_fused, adamw_8bit or sgd.")] = "adamw",
     attention: Annotated[str, typer.Option(help="sdpa or eager; else what transformers takes.")] = "",
-    task: Annotated[str, typer.Option(help="causal-lm or sequence-classification.")] = "",
+    task: Annotated[str, typer.Option(help="causal-lm, seq2seq-lm or sequence-classification.")] = "",
     num_labels: Annotated[int, typer.Option(help="Classes, for classification.")] = 2,
     as_json: Json = False,
 ) -> None:

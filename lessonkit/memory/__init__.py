@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import functools
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lessonkit.errors import HardwareError, ModelError, UnknownNameError
+from lessonkit.memory.configs import load_config, pattern_of, with_depth
+from lessonkit.memory.settings import OPTIMIZERS, TECHNIQUES, Settings, check_length, settings_from
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -29,47 +27,12 @@ __all__ = [
     "predict_memory",
 ]
 
-TECHNIQUES = ("full", "lora", "qlora", "prompt", "adapters")
-#: ``adamw`` is ``torch.optim.AdamW`` as it runs by itself: on a CPU one parameter after another, on a GPU all at
-#: once ("foreach"), with a copy of the trained weights in passing. The others are, or begin, names of
-#: ``TrainingArguments(optim=...)``; ``adamw_torch_fused`` is the Trainer's own choice.
-OPTIMIZERS = ("adamw", "adamw_torch_fused", "adamw_8bit", "sgd")
-DEVICES = ("cpu", "cuda")
-DTYPES = ("bfloat16", "float16", "float32")
-ATTENTIONS = ("", "sdpa", "eager")  # the empty one: what transformers takes by itself
 #: A model of more layers than this is traced at two smaller depths, from which its own is extrapolated.
 TRACED_LAYERS, FEWEST_LAYERS = 8, 2
-LONGEST_PERIOD = 8
 #: What PyTorch's allocator reserves beyond the tensors alive: blocks are rounded up, and gaps between them stay.
 #: Six published GPU runs (results/memory-published.json) reserved 0.1 to 7.5 % more than the tensors predicted here;
 #: 2.5 % is about their middle.
 ALLOCATOR_SHARE = 0.025
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a training step is, but for the model: the arguments of ``predict_memory``, which explains them."""
-
-    technique: str = "full"
-    r: int = 8
-    target_modules: tuple[str, ...] = ()
-    num_virtual_tokens: int = 20
-    bottleneck: int = 64
-    placement: str = "pfeiffer"
-    double_quantization: bool = True
-    prepare_for_kbit_training: bool = False
-    batch_size: int = 1
-    gradient_accumulation_steps: int = 1
-    sequence_length: int = 512
-    padding: bool = True
-    device: str = ""
-    dtype: str = "bfloat16"
-    mixed_precision: bool = False
-    gradient_checkpointing: bool = False
-    optimizer: str = "adamw"
-    attention: str = ""
-    task: str = ""
-    num_labels: int = 2
 
 
 @dataclass(frozen=True)
@@ -117,7 +80,8 @@ def predict_memory(
       ``prepare_model_for_kbit_training(use_gradient_checkpointing=False)``, which turns what is not quantised to
       float32 (its default also needs gradient_checkpointing=True here).
       num_virtual_tokens: for prompt. bottleneck, placement: for adapters.
-      batch_size, sequence_length: rows and tokens of one micro-batch on the device.
+      batch_size, sequence_length: rows and tokens of one micro-batch on the device. target_length: an
+      encoder-decoder's answers in tokens; 0 if as long as the input.
       gradient_accumulation_steps: micro-batches to an optimiser's step. From the second on, all gradients are there
       during the forward and the backward pass, so that any number above 1 costs the same.
       padding: rows differ in length, so that attention has a mask to hold; False if they are equal or packed.
@@ -127,13 +91,14 @@ def predict_memory(
       traced with the CPU's autocast (a GPU's keeps norms and softmax in float32, so there it is somewhat low).
       gradient_checkpointing, optimizer: one of OPTIMIZERS. attention: ``sdpa``, ``eager``, or what transformers
       takes by itself.
-      task, num_labels: ``causal-lm`` or ``sequence-classification``; left out, the configuration decides.
+      task, num_labels: ``causal-lm``, ``seq2seq-lm`` (an encoder-decoder's) or ``sequence-classification``; left
+      out, the configuration decides.
     Raises UnknownNameError for a technique, optimiser, dtype or module that does not exist, HardwareError for a
     size that makes no sense, ModelError for a configuration that cannot be read or built.
     """
-    settings = _checked(Settings(technique=technique, **_known(options)))
+    settings = settings_from(technique, options)
     config = load_config(config)
-    _check_length(config, settings)
+    check_length(config, settings)
     return _plan(config, settings)
 
 
@@ -145,9 +110,9 @@ def largest_batch(
     Each phase's peak is a straight line in the batch size, or a few of them joined, steeper and steeper: two
     predictions give it, and further ones where there is a bend (then it may be a row or two less than the most).
     """
-    settings = _checked(Settings(technique=technique, **_known(options)))
+    settings = settings_from(technique, options)
     config = load_config(config)
-    _check_length(config, settings)
+    check_length(config, settings)
     room = limit_bytes / (1 + ALLOCATOR_SHARE)
 
     def within(few: int, many: int) -> int:
@@ -189,57 +154,6 @@ def _rows_within(config: PretrainedConfig, settings: Settings, few: int, many: i
     return min(fits)
 
 
-def load_config(source: PretrainedConfig | str | Path) -> PretrainedConfig:
-    """A transformers configuration from itself, a ``config.json`` or its folder, or an asset's name.
-
-    Raises ModelError if the file is missing, is no JSON, or names no ``model_type`` that transformers knows;
-    UnknownNameError for a name that is neither an asset's nor a path.
-    """
-    from transformers import PretrainedConfig
-
-    if isinstance(source, PretrainedConfig):
-        return copy.deepcopy(source)
-    path = Path(source)
-    if path.is_dir():
-        path = path / "config.json"
-    if not path.exists() and path.suffix != ".json" and len(path.parts) == 1:
-        from lessonkit.assets import asset, fetch
-
-        asset(str(source))  # tells what names there are
-        path = fetch(str(source)) / "config.json"
-    return copy.deepcopy(_read_config(path, _modified(path)))
-
-
-def _modified(path: Path) -> float:
-    with contextlib.suppress(OSError):
-        return path.stat().st_mtime
-    return 0.0
-
-
-@functools.lru_cache(maxsize=16)
-def _read_config(path: Path, _modified_at: float) -> PretrainedConfig:
-    from transformers import AutoConfig
-
-    fix = "give the config.json of a transformers model, its folder, or the name of an asset (lessonkit fetch --list)"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        kind = values.pop("model_type", None) if isinstance(values, dict) else None
-        if not isinstance(kind, str):
-            raise ValueError("it names no model_type")
-        config = AutoConfig.for_model(kind, **values)
-        if not hasattr(config, "num_hidden_layers"):  # of text and images: the language model in it
-            config = config.get_text_config()
-        depth = int(config.num_hidden_layers)
-    except Exception as error:  # not there, not JSON, or whatever the model's own configuration refuses
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ModelError(f"The configuration {path} cannot be used.", why=why, fix=fix) from error
-    if depth < 1:
-        raise ModelError(
-            f"The configuration {path} has {depth} layers.", fix="num_hidden_layers must be 1 or more"
-        )
-    return config
-
-
 def _plan(config: PretrainedConfig, settings: Settings) -> MemoryPlan:
     trace, counts = _traced(config, settings)
     totals = {phase: sum(held.values()) for phase, held in trace.peaks.items()}
@@ -259,7 +173,7 @@ def _plan(config: PretrainedConfig, settings: Settings) -> MemoryPlan:
 
 
 _CACHE: dict[tuple[str, Settings], tuple[Trace, tuple[float, float]]] = {}
-_PERIODS: dict[str, int | None] = {}
+_PATTERNS: dict[str, tuple[int, int] | None] = {}
 
 
 def _traced(config: PretrainedConfig, settings: Settings) -> tuple[Trace, tuple[float, float]]:
@@ -279,15 +193,16 @@ def _trace(config: PretrainedConfig, settings: Settings) -> tuple[Trace, tuple[f
     """
     depth = config.num_hidden_layers
     key = config.to_json_string(use_diff=False)
-    if depth > TRACED_LAYERS and key not in _PERIODS:
-        _PERIODS[key] = _period(config, settings)
-    period = _PERIODS.get(key) if depth > TRACED_LAYERS else None
-    if period is None:
+    if depth > TRACED_LAYERS and key not in _PATTERNS:
+        _PATTERNS[key] = pattern_of(config, settings)
+    pattern = _PATTERNS.get(key) if depth > TRACED_LAYERS else None
+    if pattern is None:
         return _trace_whole(config, settings)
-    low = depth % period + period * math.ceil(FEWEST_LAYERS / period)
+    alone, period = pattern
+    low = alone + (depth - alone) % period + period * math.ceil(FEWEST_LAYERS / period)
     high = low + period * math.ceil(2 / period)
     (shallow, few), (deeper, more) = (
-        _trace_whole(_with_depth(config, each), settings) for each in (low, high)
+        _trace_whole(with_depth(config, each), settings) for each in (low, high)
     )
     weight = (depth - low) / (high - low)
     counts = tuple(small + weight * (large - small) for small, large in zip(few, more, strict=True))
@@ -308,8 +223,12 @@ def _trace_whole(config: PretrainedConfig, settings: Settings) -> tuple[Trace, t
     told = memory_models.telling_what_fails(config, settings)
     with told, memory_models.quiet(), FakeTensorMode(allow_non_fake_inputs=True):
         memory_models.to_fake(model)
-        found = memory_models.layers_of(model)
-        middle = found[1][(len(found[1]) - 1) // 2] if found else None
+        stacks = [layers for _, layers in memory_models.stacks_of(model)]
+        middle = None
+        if len(stacks) == 1:
+            middle = stacks[0][(len(stacks[0]) - 1) // 2]
+        elif stacks:  # the backward pass goes through the decoder, then through the encoder
+            middle = stacks[0][-1]
         trace = trace_step(
             model,
             memory_models.make_batch(task, settings),
@@ -330,112 +249,14 @@ def _count(model: Any) -> tuple[int, int]:
 def _optimizer(settings: Settings, parameters: list[Any]) -> Any:
     import torch
 
-    from lessonkit.memory.models import device_of, foreach_adamw
+    from lessonkit.memory.models import device_of
+    from lessonkit.memory.stand_ins import adamw_8bit, foreach_adamw
 
     name = settings.optimizer
     if name == "adamw" and device_of(settings) == "cuda":
         return foreach_adamw(parameters)
     if name == "adamw_8bit":
-        from lessonkit.memory.models import adamw_8bit
-
-        return adamw_8bit(parameters)
+        return adamw_8bit(parameters, unpacks=device_of(settings) == "cpu")
     if name == "sgd":
         return torch.optim.SGD(parameters, foreach=False)
     return torch.optim.AdamW(parameters, fused=name == "adamw_torch_fused", foreach=False)
-
-
-def _period(config: PretrainedConfig, settings: Settings) -> int | None:
-    """After how many layers their parameters' shapes repeat: 1 if all are alike, None if they do not.
-
-    The whole model is built for this on the meta device, which costs no memory.
-    """
-    from lessonkit.memory.models import build, layers_of
-
-    found = layers_of(build(copy.deepcopy(config), settings, plain=True))
-    if found is None:
-        return None
-    kinds = getattr(config, "layer_types", None) or [None] * len(found[1])
-    layers = [
-        (kind, [(name, each.shape) for name, each in layer.named_parameters()])
-        for kind, layer in zip(kinds, found[1], strict=True)
-    ]
-    for period in range(1, min(LONGEST_PERIOD, len(layers) // 2) + 1):
-        if layers[period:] == layers[:-period]:
-            return period
-    return None
-
-
-def _with_depth(config: PretrainedConfig, count: int) -> PretrainedConfig:
-    """The same architecture with fewer layers."""
-    shallow = copy.deepcopy(config)
-    depth = config.num_hidden_layers
-    for name, value in vars(config).items():
-        if isinstance(value, list) and len(value) == depth:  # layer_types and the like: one entry a layer
-            setattr(shallow, name, value[:count])
-    shallow.num_hidden_layers = count
-    return shallow
-
-
-def _known(options: Mapping[str, Any]) -> dict[str, Any]:
-    fields = Settings.__dataclass_fields__
-    for name in options:
-        if name not in fields:
-            raise UnknownNameError("option", name, fields)
-    values = dict(options)
-    modules = values.get("target_modules")
-    if isinstance(modules, str):
-        values["target_modules"] = tuple(each.strip() for each in modules.split(",") if each.strip())
-    elif isinstance(modules, Iterable):
-        values["target_modules"] = tuple(modules)
-    elif modules is None:
-        values.pop("target_modules", None)
-    return values
-
-
-def _checked(settings: Settings) -> Settings:
-    for kind, name, choices in (
-        ("technique", settings.technique, TECHNIQUES),
-        ("optimizer", settings.optimizer, OPTIMIZERS),
-        ("dtype", settings.dtype, DTYPES),
-        ("attention", settings.attention, ATTENTIONS),
-        ("device", settings.device or "cpu", DEVICES),
-        ("task", settings.task or "causal-lm", ("causal-lm", "sequence-classification")),
-    ):
-        if name not in choices:
-            raise UnknownNameError(kind, str(name), choices)
-    problems = [
-        f"{name} is {getattr(settings, name)!r}"
-        for name in (
-            "batch_size",
-            "gradient_accumulation_steps",
-            "sequence_length",
-            "r",
-            "num_virtual_tokens",
-            "bottleneck",
-            "num_labels",
-        )
-        if not _positive(getattr(settings, name))
-    ]
-    if problems:
-        raise HardwareError(
-            f"A training step cannot have this size: {', '.join(problems)}.",
-            why="each must be a whole number of at least 1",
-            fix="for example --batch-size 4 --sequence-length 512",
-        )
-    return settings
-
-
-def _check_length(config: PretrainedConfig, settings: Settings) -> None:
-    limit = getattr(config, "max_position_embeddings", None)
-    virtual = settings.num_virtual_tokens if settings.technique == "prompt" else 0
-    if isinstance(limit, int) and settings.sequence_length + virtual > limit > 0:
-        raise ModelError(
-            f"{settings.sequence_length} tokens{f' and {virtual} virtual ones' if virtual else ''} are more than "
-            f"the {limit} positions that this model has.",
-            why="its configuration says max_position_embeddings",
-            fix=f"--sequence-length {max(1, limit - virtual)}, with truncation=True in the tokenizer",
-        )
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

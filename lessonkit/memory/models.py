@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lessonkit.errors import ModelError, UnknownNameError
+from lessonkit.memory.stand_ins import linear_4bit
 
 if TYPE_CHECKING:
     import torch
@@ -19,25 +19,23 @@ if TYPE_CHECKING:
     from lessonkit.memory import Settings
 
 __all__ = [
-    "adamw_8bit",
     "build",
+    "check_reads_text",
     "device_of",
-    "foreach_adamw",
     "layers_of",
     "make_batch",
     "quiet",
+    "stacks_of",
     "task_of",
     "telling_what_fails",
     "to_fake",
 ]
 
-#: Blocks of 64 weights share one scale; with double quantisation 256 scales share one (Dettmers et al. 2023,
-#: "QLoRA", section 3: 0.5 bits a parameter become 0.127).
-BLOCK, SCALES_BLOCK = 64, 256
+LONGEST_REASON = 400  # characters of what a library says; transformers may list every model that it knows
 
 
 def task_of(config: PretrainedConfig) -> str:
-    """``"causal-lm"`` or ``"sequence-classification"``: what a model of this kind is fine-tuned for.
+    """One of ``settings.TASKS``: what a model of this kind is fine-tuned for.
 
     Taken from the configuration's ``architectures``, or else from what transformers offers for its type.
     """
@@ -47,8 +45,13 @@ def task_of(config: PretrainedConfig) -> str:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
     )
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as SEQ2SEQ,
+    )
 
     named = " ".join(getattr(config, "architectures", None) or ())
+    if getattr(config, "is_encoder_decoder", False) and config.model_type in SEQ2SEQ:
+        return "sequence-classification" if "ForSequenceClassification" in named else "seq2seq-lm"
     if "ForCausalLM" in named or "LMHeadModel" in named:
         return "causal-lm"
     if named and config.model_type in MASKED:
@@ -63,23 +66,30 @@ def build(config: PretrainedConfig, settings: Settings, *, plain: bool = False) 
     plain: leave the technique out. Raises ModelError if transformers cannot build it or the technique does not fit it.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoModelForSequenceClassification,
+    )
 
     task = settings.task or task_of(config)
     factory = {
         "causal-lm": AutoModelForCausalLM,
+        "seq2seq-lm": AutoModelForSeq2SeqLM,
         "sequence-classification": AutoModelForSequenceClassification,
     }[task]
     dtype = getattr(torch, settings.dtype)
     if task == "sequence-classification":
         config.num_labels = settings.num_labels
-        if config.pad_token_id is None:
+        if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = 0
     if device_of(settings) == "cuda" and settings.attention != "eager":
         _without_attention_dropout(config)
     with telling_what_fails(config, settings), quiet(), torch.device("meta"):
         chosen = {"attn_implementation": settings.attention} if settings.attention else {}
         model = factory.from_config(config, dtype=dtype, **chosen)
+        check_reads_text(model)
+        _keep_in_float32(model, dtype)
         if plain:
             return model
         if settings.technique == "qlora":
@@ -122,14 +132,35 @@ def layers_of(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
     return max(big, key=lambda each: sum(it.numel() for it in each[1].parameters()), default=None)
 
 
+def stacks_of(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """The lists of transformer layers: one, or the encoder's and the decoder's, in this order."""
+    from torch import nn
+
+    if not getattr(model.config, "is_encoder_decoder", False):
+        found = layers_of(model)
+        return [found] if found else []
+    lists = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList)]
+    outer = [
+        (name, each) for name, each in lists if not any(name.startswith(f"{other}.") for other, _ in lists)
+    ]
+    return [
+        (name, each)
+        for part in ("encoder", "decoder")
+        for name, each in outer
+        if part in name.split(".") and next(each.parameters(), None) is not None
+    ]
+
+
 def make_batch(task: str, settings: Settings) -> dict[str, Any]:
     """A batch as a collator makes it; call it where fake tensors are made."""
     import torch
 
     ids = torch.zeros(settings.batch_size, settings.sequence_length, dtype=torch.long)
-    labels = (
-        torch.zeros_like(ids) if task == "causal-lm" else torch.zeros(settings.batch_size, dtype=torch.long)
-    )
+    labels = torch.zeros_like(ids)
+    if task == "sequence-classification":
+        labels = torch.zeros(settings.batch_size, dtype=torch.long)
+    elif task == "seq2seq-lm" and settings.target_length:
+        labels = torch.zeros(settings.batch_size, settings.target_length, dtype=torch.long)
     batch = {"input_ids": ids, "labels": labels}
     return batch | ({"attention_mask": torch.ones_like(ids)} if settings.padding else {})
 
@@ -168,7 +199,9 @@ def _with_technique(model: nn.Module, task: str, settings: Settings) -> nn.Modul
         return model
     from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
-    kind = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}[task]
+    kind = {"causal-lm": "CAUSAL_LM", "seq2seq-lm": "SEQ_2_SEQ_LM", "sequence-classification": "SEQ_CLS"}[
+        task
+    ]
     if technique == "prompt":
         return get_peft_model(
             model, PromptTuningConfig(task_type=kind, num_virtual_tokens=settings.num_virtual_tokens)
@@ -209,19 +242,19 @@ def _quantize(model: nn.Module, settings: Settings) -> None:
     import torch
     from torch import nn
 
-    found = layers_of(model)
-    if found is None:
+    stacks = stacks_of(model)
+    if not stacks:
         raise ModelError(
             "It is not plain which layers of this model would be quantised.",
             why="no list of num_hidden_layers layers was found in it",
             fix="choose --technique lora, or another model",
         )
-    kind = _linear4bit()
-    for layer in found[1]:
-        for parent in list(layer.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Linear) or type(child).__name__ == "Conv1D":  # GPT-2's linear layer
-                    setattr(parent, name, kind(child, settings.double_quantization))
+    kind, kept = linear_4bit(), set(model._keep_in_fp32_modules or ())
+    for parent in [each for _, layers in stacks for each in layers.modules()]:
+        for name, child in list(parent.named_children()):
+            linear = isinstance(child, nn.Linear) or type(child).__name__ == "Conv1D"  # GPT-2's linear layer
+            if linear and name not in kept:
+                setattr(parent, name, kind(child, settings.double_quantization))
     model.requires_grad_(False)
     if settings.prepare_for_kbit_training:
         for parameter in model.parameters():
@@ -229,51 +262,26 @@ def _quantize(model: nn.Module, settings: Settings) -> None:
                 parameter.data = parameter.data.to(torch.float32)
 
 
-def _linear4bit() -> type[nn.Module]:
-    """A linear layer that holds what ``bitsandbytes.nn.Linear4bit`` holds (made here: torch loads slowly)."""
+def _keep_in_float32(model: nn.Module, dtype: torch.dtype) -> None:
+    """What ``from_pretrained`` leaves in float32 whatever was asked for: T5's ``wo`` in float16, say."""
     import torch
-    from torch import nn
 
-    class Multiply(torch.autograd.Function):
-        """As bitsandbytes' MatMul4Bit: the weight is dequantised in passing, forward and backward."""
+    names = set(model._keep_in_fp32_modules_strict or ()) if dtype != torch.float32 else set()
+    names |= set(model._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
+    for name, parameter in model.named_parameters():
+        if names and names & set(name.split(".")):
+            parameter.data = parameter.data.to(torch.float32)
 
-        @staticmethod
-        def forward(ctx, x, packed, shape, bias):
-            ctx.shape = shape
-            weight = torch.empty(shape, dtype=x.dtype, device=x.device)
-            return torch.nn.functional.linear(x, weight, bias)
 
-        @staticmethod
-        def backward(ctx, gradient):
-            weight = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device)
-            return gradient @ weight, None, None, None
-
-    class Linear4bit(nn.Linear):
-        def __init__(self, old: nn.Linear, double: bool) -> None:
-            nn.Module.__init__(self)
-            shape = tuple(old.weight.shape)
-            self.shape = shape if isinstance(old, nn.Linear) else shape[::-1]  # Conv1D has (in, out)
-            self.out_features, self.in_features = self.shape
-            self.bias = old.bias
-            count = old.weight.numel()
-            blocks = math.ceil(count / BLOCK)
-            self.weight = nn.Parameter(
-                torch.empty(math.ceil(count / 2), 1, dtype=torch.uint8), requires_grad=False
-            )
-            scales = {"absmax": torch.empty(blocks, dtype=torch.uint8 if double else torch.float32)}
-            scales["code"] = torch.empty(16)
-            if double:
-                scales["absmax_scales"] = torch.empty(math.ceil(blocks / SCALES_BLOCK))
-                scales["absmax_code"], scales["offset"] = torch.empty(256), torch.empty(())
-            for name, tensor in scales.items():
-                self.register_buffer(name, tensor)
-            self.compute_dtype = old.weight.dtype
-            self.counted_parameters = count
-
-        def forward(self, x):
-            return Multiply.apply(x.to(self.compute_dtype), self.weight, self.shape, self.bias).to(x.dtype)
-
-    return Linear4bit
+def check_reads_text(model: nn.Module) -> None:
+    """Raises ModelError unless the model takes token ids."""
+    takes = model.main_input_name
+    if takes != "input_ids":
+        raise ModelError(
+            f"A {model.config.model_type!r} model takes {takes}, not text.",
+            why="a training step is foreseen on rows of token ids",
+            fix="give the configuration of a language model, such as bert, gpt2, llama or t5",
+        )
 
 
 def _checkpoint(model: nn.Module) -> None:
@@ -292,9 +300,11 @@ def telling_what_fails(config: PretrainedConfig, settings: Settings) -> Iterator
     except LessonkitError:
         raise
     except Exception as error:  # whatever transformers or PEFT finds wrong with it
+        said = " ".join(str(error).split())
+        reason = said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}..."
         raise ModelError(
             f"A {getattr(config, 'model_type', 'model')!r} model cannot be planned with {settings.technique!r}.",
-            why=f"{type(error).__name__}: {error}",
+            why=f"{type(error).__name__}: {reason}",
             fix="try --technique full, which tells whether the configuration itself is whole; look at the values "
             "that the reason names",
         ) from error
@@ -312,42 +322,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         traces.setLevel(level)
-
-
-def foreach_adamw(parameters: list[torch.Tensor]) -> Any:
-    """AdamW as it runs by itself on a GPU: the square roots of all second moments are there at once."""
-    import torch
-
-    class ForeachAdamW(torch.optim.AdamW):
-        def step(self, closure=None):
-            roots = [torch.empty_like(each) for group in self.param_groups for each in group["params"]]
-            super().step(closure)
-            del roots
-
-    return ForeachAdamW(parameters, fused=True)
-
-
-def adamw_8bit(parameters: list[torch.Tensor]) -> Any:
-    """A stand-in that holds what bitsandbytes' AdamW8bit holds, and computes nothing.
-
-    Two states of one byte a value with a scale for each 256; tensors below 4,096 values keep 32-bit states
-    (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", section 2).
-    """
-    import torch
-
-    class AdamW8bit(torch.optim.Optimizer):
-        @torch.no_grad()
-        def step(self, closure=None):
-            for group in self.param_groups:
-                for each in group["params"]:
-                    if each.grad is not None and each not in self.state:
-                        self.state[each] = self._states(each)
-
-        def _states(self, parameter):
-            count = parameter.numel()
-            if count < 4096:
-                return {name: torch.zeros(count, dtype=torch.float32) for name in ("state1", "state2")}
-            states = {name: torch.zeros(count, dtype=torch.uint8) for name in ("state1", "state2")}
-            return states | {name: torch.zeros(math.ceil(count / 256)) for name in ("absmax1", "absmax2")}
-
-    return AdamW8bit(parameters, {})

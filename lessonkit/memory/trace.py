@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lessonkit.memory.numberless import without_numbers
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -65,7 +67,7 @@ def live_bytes(category: Callable[[], str] = lambda: "rest") -> Any:
             self._known: dict[int, list] = {}  # address -> [bytes, category, weak reference]
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            made = func(*args, **(kwargs or {}))
+            made = without_numbers(func, args, kwargs or {})
             for each in made if isinstance(made, (tuple, list)) else (made,):
                 if hasattr(each, "untyped_storage"):
                     self.count(each, category())
