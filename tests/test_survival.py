@@ -293,6 +293,7 @@ def test_when_one_row_does_not_fit_the_error_says_what_would(tmp_path: Path, kin
     assert "max_length=" in fix
     assert ("LoRA" in fix) == (kind == "causal")
     assert "lessonkit plan --config" in fix
+    assert ("--technique lora --r" in fix and "--target-modules" in fix) == (kind == "lora")
     assert trainer.args.per_device_train_batch_size == 4
 
 
