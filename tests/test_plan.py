@@ -159,6 +159,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "batch_size": 2,
         "gradient_accumulation_steps": 3,
         "sequence_length": 24,
+        "target_length": 12,
         "padding": False,
         "dtype": "float32",
         "mixed_precision": True,
@@ -454,6 +455,8 @@ def test_published_measurements_are_met(ask, machine, tmp_path, technique, publi
         (["--task", "causal_lm"], "'causal-lm'"),
         (["--batch-size", "0"], "batch_size is 0"),
         (["--sequence-length", "4096"], "--sequence-length 1024"),
+        (["--target-length", "-3"], "target_length is -3"),
+        (["--target-length", "4096"], "--sequence-length 1024"),
         (["--task", "sequence-classification", "--num-labels", "0"], "num_labels is 0"),
     ],
 )
