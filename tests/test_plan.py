@@ -456,7 +456,7 @@ def test_published_measurements_are_met(ask, machine, tmp_path, technique, publi
         (["--batch-size", "0"], "batch_size is 0"),
         (["--sequence-length", "4096"], "--sequence-length 1024"),
         (["--target-length", "-3"], "target_length is -3"),
-        (["--target-length", "4096"], "--sequence-length 1024"),
+        (["--target-length", "4096"], "--target-length 1024"),
         (["--task", "sequence-classification", "--num-labels", "0"], "num_labels is 0"),
     ],
 )

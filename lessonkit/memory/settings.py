@@ -116,12 +116,13 @@ def check_length(config: PretrainedConfig, settings: Settings) -> None:
     limit = getattr(config, "max_position_embeddings", None)
     virtual = settings.num_virtual_tokens if settings.technique == "prompt" else 0
     longest = max(settings.sequence_length, settings.target_length)
+    option = "--target-length" if settings.target_length > settings.sequence_length else "--sequence-length"
     if isinstance(limit, int) and longest + virtual > limit > 0:
         raise ModelError(
             f"{longest} tokens{f' and {virtual} virtual ones' if virtual else ''} are more than "
             f"the {limit} positions that this model has.",
             why="its configuration says max_position_embeddings",
-            fix=f"--sequence-length {max(1, limit - virtual)}, with truncation=True in the tokenizer",
+            fix=f"{option} {max(1, limit - virtual)}, with truncation=True in the tokenizer",
         )
 
 
