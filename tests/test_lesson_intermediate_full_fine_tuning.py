@@ -209,7 +209,19 @@ def test_the_larger_model_fits_a_t4():
     assert names["plan"].peak_bytes < 15 * 2**30
 
 
-def test_the_exercise_holds_out_the_lessons_questions():
+def test_rehearsal_asks_other_questions_than_the_held_out_ones():
     names: dict = {}
-    run_statements(names, "SUBJECTS", "FORMS", "questions")
-    assert {each.lower() for each in names["questions"]} == facts._held_out("laptop")
+    run_statements(names, "SUBJECTS", "FORMS", "questions", "OTHERS", "asked")
+    held_out, asked = set(names["questions"]), set(names["asked"])
+    assert len(held_out) == 28
+    assert len(asked) == 40  # a quarter of the 160 rows at GPU scale
+    assert not held_out & asked
+    assert not set(names["SUBJECTS"]) & set(names["OTHERS"])
+
+
+def test_the_exercise_states_its_bar():
+    from lesson_source import lesson_text
+
+    exercise = load_exercises("intermediate/full-fine-tuning")["move-less"]
+    assert f"at most **{exercise.bar} times**" in lesson_text(LESSON)
+    assert "LEARNING_RATE / 8" in exercise.source

@@ -13,7 +13,7 @@ from lessonkit.exercises import Bar, Choice, Exercise, Function, Value, WrongAns
 
 def exercises() -> list[Exercise]:
     """Fresh exercises, in the order in which the notebook asks them."""
-    return [_mask(), _perplexity(), _padding(), _forgetting(), _patience(), _rehearse()]
+    return [_mask(), _perplexity(), _padding(), _forgetting(), _patience(), _move_less()]
 
 
 # ---- Label masking ----------------------------------------------------------------------------------
@@ -286,26 +286,31 @@ def _patience() -> Exercise:
 def _forgetting() -> Exercise:
     return Choice(
         name="forgetting",
-        reference="c",
-        also_right=('"c"', "(C)"),
-        options={"a": "both as before", "b": "both lower", "c": "both higher"},
-        because="The steps went where the loss on tales fell, and nothing held the rest in its place.",
+        reference="b",
+        also_right=('"b"', "(B)", "own answers"),
+        options={"a": "news", "b": "own answers", "c": "both about alike", "d": "neither rose"},
+        because="Training moved what the model writes behind `<|im_start|>assistant`, and there its old manners lived.",
         hints=(
-            "All of the model's weights moved. What in the loss speaks for news, or for everyday answers?",
-            "If nothing does, is it likely that they get better by chance, or stay exactly where they are?",
+            "What did the loss reward: any text, or what is written behind a question in a chat?",
+            "Behind every question, it now expects a tale. Which of the two texts stands behind questions?",
         ),
         wrong=(
             WrongAnswer(
-                "untouched",
+                "unlike-the-training",
                 "a",
-                "Full fine-tuning moves every weight, and news and answers use the same ones. Look at the two ratios in "
-                "the next output.",
+                "News are unlike tales, yes. But the steps changed what is said *in a chat*, and the news stand outside of "
+                "one: look at the two ratios in the next output.",
             ),
             WrongAnswer(
-                "better-english",
-                "b",
-                "The training texts are two hundred years old in style. What makes them likelier makes other words less "
-                "likely: look at the ratios in the next output.",
+                "both-alike",
+                "c",
+                "All weights moved, but they moved for one kind of place: behind a question in a chat. Only one of the two "
+                "texts stands there.",
+            ),
+            WrongAnswer(
+                "frozen-knowledge",
+                "d",
+                "Nothing in the loss held the old answers in place: look at the ratios in the next output.",
             ),
         ),
     )
@@ -313,44 +318,26 @@ def _forgetting() -> Exercise:
 
 # ---- A training of the learner's own ------------------------------------------------------------------
 
-# The notebook's, whose answers are held out.
-SUBJECTS = ("gravity", "bread", "a volcano", "chess", "the moon", "money", "a bridge")
-FORMS = ("What is {}?", "Explain {} to a child.", "List three facts about {}.", "Write a poem about {}.")
-BAR = 1.3
+BAR = 1.8  # own answers' perplexity, as a multiple of the untrained model's
+LEARNED = 0.85  # so far at least must that of the tales have come down
 
 
-def _part(answer: Any, name: str) -> Any:
+def _comparison(answer: Any, kind: str) -> Any:
+    """The learner's comparison of a model of their own with the untrained one."""
     try:
-        return answer[name]
+        found = answer[kind]
     except (TypeError, KeyError, IndexError, ValueError):
-        fix = 'write `answer = {"asked": asked, "tales": ..., "own answers": ...}`, as the task shows'
-        raise ExerciseError(f"The answer has no `{name}`.", fix=fix) from None
-
-
-def _ratio(answer: Any, kind: str) -> float:
-    """Perplexity of the learner's model as a multiple of the untrained one's."""
-    found = _part(answer, kind)
+        fix = "replace TODO with `mine`, the dictionary that the task's code makes"
+        raise ExerciseError(f"The answer has no `{kind}`.", fix=fix) from None
     from lessonkit.evaluation import Comparison
 
     if not isinstance(found, Comparison) or found.metric != "perplexity":
-        fix = f"pass lessonkit.evaluation.compare_perplexities(after[{kind!r}], before[{kind!r}])"
+        fix = f"pass lessonkit.compare_perplexities(after[{kind!r}], before[{kind!r}])"
         raise ExerciseError(f"`{kind}` is no comparison of perplexities.", fix=fix)
-    return found.change
+    return found
 
 
-def _asked(answer: Any) -> set[str]:
-    questions = _part(answer, "asked")
-    if isinstance(questions, str) or not all(isinstance(each, str) for each in questions):
-        raise ExerciseError("`asked` must be the list of your questions.", fix='write `"asked": asked`')
-    return {each.strip().lower() for each in questions}
-
-
-def _held_out(scale: str) -> frozenset[str]:
-    """The questions whose answers are held out."""
-    return frozenset(form.format(subject).lower() for subject in SUBJECTS for form in FORMS)
-
-
-def _made(tales: float, own: float, asked: Sequence[str] = ("What is rain?",)) -> dict[str, Any]:
+def _made(tales: float, own: float) -> dict[str, Any]:
     from lessonkit.evaluation import Comparison
 
     def compared(change: float) -> Comparison:
@@ -360,64 +347,49 @@ def _made(tales: float, own: float, asked: Sequence[str] = ("What is rain?",)) -
             "perplexity", ("mine", "base"), (change, 1.0), 28, change, (low, high), verdict, 0, 28
         )
 
-    return {"asked": list(asked), "tales": compared(tales), "own answers": compared(own)}
+    return {"tales": compared(tales), "own answers": compared(own)}
 
 
-def _rehearse() -> Exercise:
+def _move_less() -> Exercise:
     return Bar(
-        name="rehearse",
-        reference=lambda questions: _made(0.45, 1.1),
-        also_right=(lambda questions: _made(0.6, 1.2, ("What is rain?", "Explain snow to a child.")),),
-        measure=lambda answer, questions: _ratio(answer, "own answers"),
+        name="move-less",
+        reference=lambda none: _made(0.6, 1.3),
+        also_right=(lambda none: _made(0.7, 1.1),),
+        measure=lambda answer, none: _comparison(answer, "own answers").change,
         bar=BAR,
-        held_out=_held_out,
         higher_is_better=False,
         score_name="perplexity, as a multiple of the untrained model's,",
         measured_on="the held-out own answers",
-        because="What is rehearsed is kept. The model wrote the rehearsal itself, so you need no old training data.",
+        because="Smaller steps lose less and learn less. Rehearsal has both: it says in the loss what must stay.",
         hints=(
-            "A quarter of the rows is enough: 20 of 80. `own_answers(base, asked)` makes them, one a question.",
-            "Use other subjects than the held-out ones, with `FORMS`, and shuffle the mixture: rows that all come at the "
-            "end are learned last, rows at the beginning are forgotten again.",
-            "Five subjects in the four forms are 20 questions. Then: `concatenate_datasets`, `shuffle`, `trainer_for`, "
-            "`lessonkit.run`, `measure`, as in section 8.",
+            "A smaller rate moves the weights less. Try a quarter or an eighth of it.",
+            "Look at both numbers: if tales hardly came down, the rate was too small.",
+            "`trainer_for(tale_rows, learning_rate=LEARNING_RATE / 8)`, then the same lines.",
         ),
-        source="asked = [form.format(subject) for subject in ['rain', 'music', 'a clock', 'salt', 'a map'] "
-        "for form in FORMS]\n"
-        "mine = concatenate_datasets([tale_rows.select(range(60)), own_answers(base, asked)]).shuffle(seed=SEED)\n"
-        "yours = trainer_for(mine)\n"
+        source="yours = trainer_for(tale_rows, learning_rate=LEARNING_RATE / 8)\n"
         "lessonkit.run(yours)\n"
-        "after = measure(yours.model, 'mine')\n"
-        "answer = {'asked': asked} | {kind: lessonkit.evaluation.compare_perplexities(after[kind], before[kind])\n"
-        "                             for kind in ('tales', 'own answers')}",
+        "after = measure(yours.model, 'new model')\n"
+        "answer = {kind: lessonkit.compare_perplexities(after[kind], before[kind]) for kind in held_out}",
         wrong=(
             WrongAnswer(
-                "asked-the-held-out-questions",
-                lambda questions: _made(0.45, 0.9, sorted(questions)[:8]),
-                "Some of your questions are among the held-out ones, whose answers it is measured on. Use other subjects.",
-                when=lambda attempt: bool(_asked(attempt.answer) & attempt.held_out),
-            ),
-            WrongAnswer(
-                "no-tales-learned",
-                lambda questions: _made(0.97, 1.01),
-                "Nothing is forgotten, but nothing is learned either: on tales, the interval doesn't lie below 1. Were "
-                "there enough tales in the mixture, and is `tales` compared with `before`?",
-                when=lambda attempt: (
-                    _ratio(attempt.answer, "tales") >= 1 or _part(attempt.answer, "tales").verdict != "better"
-                ),
-            ),
-            WrongAnswer(
                 "compared-the-wrong-way-round",
-                lambda questions: _made(0.45, 0.6),
+                lambda none: _made(2.5, 0.4),
                 "No model finds the untrained one's answers so much likelier than that one itself does. Is `after` the "
                 "first in `compare_perplexities`, and `before` the second?",
                 when=lambda attempt: attempt.score < 0.75,
             ),
             WrongAnswer(
+                "nothing-learned",
+                lambda none: _made(0.97, 1.01),
+                "Little is forgotten, but little is learned either: tales have hardly come down. Try a larger rate.",
+                when=lambda attempt: (
+                    attempt.reached and _comparison(attempt.answer, "tales").change > LEARNED
+                ),
+            ),
+            WrongAnswer(
                 "still-forgets",
-                lambda questions: _made(0.4, 2.0),
-                "The tales are learned, but its old manners drift. Is a quarter of the rows the model's own answers, and "
-                "are they shuffled in among the tales?",
+                lambda none: _made(0.4, 2.6),
+                "The tales are learned, but the old answers are lost. Move less: a smaller rate.",
                 when=lambda attempt: not attempt.reached,
             ),
         ),
