@@ -8,9 +8,9 @@
 # # Prompt tuning, beginner
 #
 # You will be able to teach a frozen language model a task by training nothing but a few vectors in front of the
-# text, and to say what those vectors mean and what they don't.
+# text, and to say what those vectors tell and what they don't.
 #
-# **60 minutes**, three focus sessions (3 minutes are training, on 2 CPU cores) · **beginner** · before this:
+# **60 minutes**, three focus sessions (3 to 8 minutes are training, on 2 CPU cores) · **beginner** · before this:
 # [LoRA, beginner](lora.ipynb) · background: [the guide to prompt tuning](../../lessons/prompt-tuning/guide.md) ·
 # next: [full fine-tuning, intermediate](../intermediate/full-fine-tuning.ipynb)
 #
@@ -106,8 +106,9 @@ table = base.get_input_embeddings().weight.detach().float().cpu()  # (tokens, nu
 
 def put_in_front(prompt, input_ids):
     """prompt (p, d) and texts of n tokens (batch, n) -> what the layers read (batch, p + n, d)."""
-    words = base.get_input_embeddings()(input_ids)
-    return torch.cat([prompt.to(words).expand(len(words), -1, -1), words], dim=1)
+    words = base.get_input_embeddings()(input_ids)  # one vector for each token
+    prompts = prompt.to(words).expand(len(words), -1, -1)  # the same one for each text
+    return torch.cat([prompts, words], dim=1)
 
 
 @torch.inference_mode()
@@ -147,6 +148,7 @@ def shares(prompt):
     return share(found.argmax(-1)), share((found - found.mean(0)).argmax(-1))
 
 
+# %%
 written = {}
 for name, text in wordings.items():
     written[name] = table[tokenizer(text)["input_ids"]] if text else table[:0]
@@ -159,8 +161,8 @@ print("best on the validation texts:", best)
 
 # %% [markdown]
 # Guessing would give 0.20. The model does know something, but how much of it you get hangs on the wording: naming the
-# topics first need not even help, and without calibration it may say nearly always the same. Nor can you ask which
-# way to change the word *which* to make the answers better. You could only try.
+# topics first need not even help. Nor can you ask which way to change the word *which* to make the answers better. You
+# could only try.
 #
 # ## 3. A soft prompt
 #
@@ -224,7 +226,7 @@ print("the soft prompt starts as the written one:", torch.equal(by_peft, by_hand
 # ## 4. Training, at two learning rates
 #
 # The loss is the first lesson's cross-entropy, over all the 49,152 tokens that could come next: how little
-# probability did the right word get? A small *callback* keeps a copy of the prompt after every step.
+# probability did the right word get? A *callback*, code that `Trainer` calls between steps, keeps copies of the prompt.
 
 # %%
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -260,8 +262,6 @@ def train(model, dataset, learning_rate, steps=STEPS, seed=SEED):
         per_device_train_batch_size=BATCH_SIZE,
         learning_rate=learning_rate,
         warmup_steps=0.1,  # a tenth of the steps
-        lr_scheduler_type="linear",
-        weight_decay=0.0,
         fp16=lesson.hardware.fp16,
         use_cpu=lesson.hardware.device == "cpu",
         label_names=["labels"],
@@ -279,8 +279,7 @@ def train(model, dataset, learning_rate, steps=STEPS, seed=SEED):
         compute_loss_func=next_word_loss,
         callbacks=[travel],
     )
-    run = lessonkit.run(trainer)
-    return travel.path, run
+    return travel.path, lessonkit.run(trainer)
 
 
 # %% [markdown]
@@ -374,7 +373,8 @@ comparison = lessonkit.compare_classifiers(
 print(f"\n{comparison}")
 
 # %% [markdown]
-# The soft prompt is ahead, and the interval leaves out 0: same model, no weight changed. Some answers that differ:
+# The soft prompt is ahead, and the interval leaves out 0: same model, no weight changed. (Is its score another than on
+# the validation texts? Those were few; the test texts, which decided nothing, count.) Some answers that differ:
 
 # %%
 for index in (soft_answers != written_answers).nonzero().flatten()[:5].tolist():
@@ -404,8 +404,8 @@ print(f"{kilobytes:.0f} kB; the same vectors: {torch.equal(prompt_of(reloaded).c
 # A tempting idea: for each learned vector, look up the nearest word, and read what the model was told. *Nearest* is
 # mostly meant by the **cosine**: 1 for the same direction, 0 for unrelated ones, whatever the lengths.
 #
-# **Exercise 3, write code.** Write a function that takes one vector and a table of vectors (lists or arrays), and
-# returns the cosine of the vector with each row of the table: their product, summed, divided by both lengths.
+# **Exercise 3, write code.** Write a function that takes a vector and a table of vectors (tensors), and returns the cosine
+# of the vector with each row of the table: their products, summed, divided by both lengths.
 
 
 # %%
@@ -489,10 +489,10 @@ for which, each in {"from the question": path, "from noise": random_path}.items(
     print("    their nearest words: {:.2f} right, calibrated {:.2f}".format(*shares(table[top.indices])))
 
 # %% [markdown]
-# First row: the nearest words are the question, which scores as in section 2. **What was learned sits in the
-# difference between the vectors and those words.** Second row: most of the nearest words are those of the noise it
-# began with, and no nearer than noise ever is. (That prompt has learned less, too: start from words.) In both, the
-# words mostly tell where the prompt *began*.
+# From the question: the nearest words are the question, which scores as in section 2. **What was learned sits in the
+# difference between the vectors and those words.** From noise: most of the nearest words are those of the noise it
+# began with, and no nearer than noise ever is. (That prompt has learned little, too: it scores about as the best written
+# one. Start from words.) In both, the words mostly tell where the prompt *began*.
 #
 # Papers agree, mostly. [Lester et al.](https://arxiv.org/abs/2104.08691) (section 7) found groups of related words, and
 # class names that stayed where they had been put as a start.
@@ -539,7 +539,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 SIZES = lesson.pick(smoke=(4, 8), laptop=(10, 40, 160), gpu=(10, 40, 160))
-FEW_STEPS = lesson.pick(smoke=1, laptop=20, gpu=60)
+FEW_STEPS = lesson.pick(smoke=1, laptop=16, gpu=60)
 
 
 def as_read(dataset):
