@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LESSONS = [each for each in load_curriculum(check_files=False).lessons if each.written and each.notebook]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 MACHINE_PATH = re.compile(r"(?<![\w./~])/(?:tmp|root|home|work|Users|private|var)/|[A-Za-z]:\\Users")
+LONGEST_BUILD = 1800  # seconds, on one busy core of a CPU without bf16 instructions; with them, a third of it
 REBUILD = "build it anew: python tools/build_notebooks.py"
 
 pytestmark = pytest.mark.parametrize("lesson", LESSONS, ids=lambda each: each.id)
@@ -68,7 +69,7 @@ def test_it_says_where_and_how_it_was_built(lesson: Lesson):
     assert stamp["lesson"] == lesson.id
     assert stamp["scale"] == "laptop"
     assert stamp["hardware"]
-    assert 0 < stamp["seconds"] <= 600
+    assert 0 < stamp["seconds"] <= LONGEST_BUILD
 
 
 def test_it_shows_a_picture(lesson: Lesson):
