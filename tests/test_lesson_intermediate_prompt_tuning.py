@@ -94,10 +94,10 @@ def test_trained_numbers_of_smollm2():
 def test_answers_are_one_token_and_the_sentence_has_twelve(tokenizer):
     tasks = named("TASKS")["TASKS"]
     for task in tasks.values():
-        assert all(len(tokenizer(" " + word)["input_ids"]) == 1 for word in task["words"].values())
-        assert len(set(task["words"].values())) == len(task["words"])
+        assert all(len(tokenizer(" " + word)["input_ids"]) == 1 for word in task["words"])
+        assert len(set(task["words"])) == len(task["words"]) == len(task["topics"])
     assert len(tokenizer(tasks["news"]["sentence"])["input_ids"]) == 12
-    assert tuple(tasks["posts"]["words"]) == facts.WORDS
+    assert tuple(tasks["posts"]["topics"]) == facts.WORDS
 
 
 def test_length_of_word_vectors_and_of_random_ones():
@@ -116,7 +116,7 @@ def test_the_bar_is_measured_on_the_notebooks_own_validation_texts(tokenizer):
     for name in ("prepare", "truth"):
         exec(statement(LESSON, name), space)
     rows = space["prepare"]("posts")["validation"]
-    words = list(space["TASKS"]["posts"]["words"].values())
+    words = space["TASKS"]["posts"]["words"]
     assert space["truth"](rows, words) == facts._validation("smoke").labels
 
 

@@ -198,7 +198,7 @@ FORM = (
     'answer = {"prompt": mine.get_prompt(1)[0], '
     '"predicted": predict(mine, data["posts"]["validation"], words["posts"])}'
 )
-VALIDATION_TEXTS = {"smoke": 4, "laptop": 150, "gpu": 300}
+VALIDATION_TEXTS = {"smoke": 4, "laptop": 80, "gpu": 300}
 
 
 @dataclass(frozen=True)
