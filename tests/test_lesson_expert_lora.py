@@ -16,6 +16,7 @@ from torch.nn import functional
 
 import lessonkit
 from lessonkit.exercises import expert_lora as facts
+from lessonkit.exercises import load_exercises
 
 LESSON = "lora/expert"
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -400,3 +401,8 @@ def test_the_exercise_judges_on_the_lessons_validation_texts():
         assert {task: len(each) for task, each in labels.items()} == dict.fromkeys(facts.TASKS, count)
     assert np.min(labels["articles"]) >= 8
     assert np.max(labels["posts"]) == 32
+
+
+def test_the_exercise_states_its_bar():
+    exercise = load_exercises("expert/lora")["merge"]
+    assert f"accuracy of **{exercise.bar['laptop']}** over" in lesson_text(LESSON)

@@ -201,7 +201,7 @@ def _cross_terms() -> Exercise:
 
 # ---- Merging ----------------------------------------------------------------------------------------
 
-REACH = 0.60  # mean of the three tasks' accuracies
+REACH = 0.5  # mean of the three tasks' accuracies
 
 
 @dataclass(frozen=True)
@@ -375,12 +375,13 @@ def _merge() -> Exercise:
         held_out=_validation,
         score_name="mean accuracy of the three tasks",
         measured_on="the validation texts",
-        because="BECAUSE",
+        because="One adapter holds three tasks in part: what each keeps depends on how loudly the others speak.",
         hints=(
-            "HINT1",
-            "HINT2",
+            "Look at the last plot: at which weight is the mean highest? 0.1 is far too little.",
+            "`cat` adds up the products, with no cross terms. Begin with the best weight of the plot for all three.",
+            "Print the three accuracies, and give the weakest task a larger weight.",
         ),
-        source="shelf.add_weighted_adapter(list(sets), [1.0, 1.0, 1.0], 'mine', combination_type='cat')\n"
+        source="shelf.add_weighted_adapter(list(sets), [0.75, 0.75, 0.75], 'mine', combination_type='cat')\n"
         "use('mine')\n"
         "answer = {task: predict(shelf, validation[task], task) for task in sets}",
         wrong=(

@@ -593,7 +593,9 @@ _ = ax.axvline(1, color="black")
 show(mixed)
 
 # %% [markdown]
-# CUREREAD
+# For each kind, the first line compares with plain fine-tuning, the second with the untrained model. What was rehearsed
+# is kept: everyday questions get answers again, though none of those asked here was rehearsed. And the tales are still
+# far better than untrained.
 #
 # *Here ends the third focus session.*
 #

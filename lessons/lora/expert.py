@@ -41,8 +41,8 @@ RANK, ALPHA, TARGETS = 8, 16, ["query", "value"]
 # %% [markdown]
 # ## 1. Three tasks, one model, one head
 #
-# Reuters wires (8 topics), BBC articles (5) and 20 newsgroups: each task will get an adapter. So that these can share a
-# model, its head has an output for every topic, and each task has its own columns of it.
+# Reuters wires (8 topics), BBC articles (5) and 20 newsgroups: each task will get an adapter. The model that they share
+# has a head with an output for every topic.
 
 # %% tags=["nbval-check-output"]
 sets = {"wires": "reuters-r8", "articles": "bbc-news", "posts": "20newsgroups"}
@@ -163,13 +163,13 @@ def add_lora(model, targets, r, alpha, dropout=0.0):
 
 
 # %% [markdown]
-# Note the order in `forward`: B (A x), never (B A) x. The first costs r (in + out) products for each token; the second
-# would first build a matrix as large as W.
+# Note the order in `forward`: B (A x) costs r (in + out) products for each token; (B A) x would first build a matrix as
+# large as W.
 #
 # ## 3. Is it PEFT's?
 #
-# Two copies of the model, one with our layers, one with PEFT's, and the same A and B in both. B is random here: with
-# B = 0, a wrong A would go unnoticed.
+# Two copies of the model, with our layers and with PEFT's, and the same A and B. B is random here: with B = 0, a wrong A
+# would go unnoticed.
 
 # %%
 from functools import partial
@@ -279,8 +279,8 @@ for dtype in ("float32", "bfloat16"):
     print(f"{dtype:<9} largest change of W after merge and unmerge: {lost:.1e}")
 
 # %% [markdown]
-# Not quite: each addition rounds. In bfloat16 the damage is thousands of times larger, and a server that swaps adapters
-# by merging adds it up with every swap. Keep a clean copy of W instead.
+# Not quite: each addition rounds, in bfloat16 thousands of times more coarsely. A server that swaps adapters by merging
+# adds that up with every swap. Keep a clean copy of W instead.
 #
 # *Here ends the first focus session.*
 #
@@ -290,8 +290,8 @@ for dtype in ("float32", "bfloat16"):
 #
 # **gradient of B = s g (A x)ᵀ, gradient of A = s Bᵀ g xᵀ**
 #
-# At the start B = 0, so A's gradient is exactly zero, and it stays small as long as B does. We train on the posts, the
-# hardest task, with a loop that notes how long both gradients are.
+# At the start B = 0, so A's gradient is zero, and it stays small as long as B does. We train on the posts, the hardest
+# task, with a loop that notes how long both gradients are.
 
 # %%
 import itertools
@@ -359,10 +359,9 @@ print("gradient of A in the first step:", seen["lora_A"][0])
 print(f"gradient of B in the first step: {seen['lora_B'][0]:.2f}")
 
 # %% [markdown]
-# READ-GRADIENTS AdamW divides by the size of the gradient, so A and B both move by about the learning rate a step.
-# [LoRA+](https://arxiv.org/abs/2402.12354) argues that for wide models this is wrong: B should take larger steps, with a
-# learning rate several times that of A. PEFT makes such an optimiser; what it returns is an ordinary one, with
-# parameter groups:
+# In the first step A's gradient is exactly 0; it grows as B does. AdamW divides by a gradient's size, so A and B both
+# move by about the learning rate a step. [LoRA+](https://arxiv.org/abs/2402.12354) argues that for wide models B should
+# take larger steps. PEFT makes such an optimiser, an ordinary one with parameter groups:
 
 # %% tags=["nbval-check-output"]
 from peft.optimizers import create_loraplus_optimizer
@@ -380,8 +379,8 @@ for group in filter(lambda group: group["params"], optimizer.param_groups):  # o
     print(f"learning rate {group['lr']:.3f}: {dict(kinds)}")
 
 # %% [markdown]
-# `weight` and `bias` are the head's: its weight learns at A's rate, its bias at B's. (Hand it to
-# `Trainer(..., optimizers=(optimizer, None))`.) Whether it helps here, section 6 measures.
+# `weight` and `bias` are the head's. (Hand it to `Trainer(..., optimizers=(optimizer, None))`.) Whether it helps here,
+# section 6 measures.
 #
 # *Here ends the second focus session.*
 #
@@ -420,7 +419,7 @@ ax = lessonkit.plots.curves(
 
 # %% [markdown]
 # All sums are W, to rounding. PiSSA's W' has lost its eight largest singular values: they are in A and B, where training
-# can reach them. OLoRA subtracts a product twice (s = 2) that stood in W once.
+# can reach them. OLoRA takes out twice (s = 2) a product that stood in W once.
 #
 # **Exercise 1, write code.** Write PiSSA: from W (out, in), r and the scaling s, return W', A and B. Split the singular
 # values evenly between A and B, as PEFT does. `torch.linalg.svd(W, full_matrices=False)` gives U, S and Vᵀ.
@@ -515,8 +514,8 @@ for s in (1, 2, 4):
 #
 # ## 6. Do they learn faster?
 #
-# Six ways, the same texts, steps and learning rate, each with the same seeds (order of texts, head, random A).
-# The learning rate suits plain LoRA. The 4-bit arms hold the adapted matrices as NF4 stores them.
+# Six ways, the same texts, steps and learning rate, each with the same seeds (order of texts, head, random A). In the
+# 4-bit ones, the adapted matrices are as NF4 stores them.
 
 
 # %%
@@ -598,13 +597,13 @@ ax = lessonkit.plots.curves(
 )
 
 # %% [markdown]
-# READ-ARMS
+# Read the brackets: a way is faster *here* only if its difference is below zero for every seed. (`NF4 with LoftQ` is
+# compared with `NF4`.) The rate was chosen for plain LoRA; ways that begin with large A and B may want another one.
 #
 # ## 7. Three adapters on one model
 #
-# `Trainer` and three adapters, each with its own random A, on one base. The head is trained with each, but kept
-# outside of PEFT (no `task_type`): section 10 shows why. Then a fourth adapter, *together*, learns all three tasks at
-# once in as many steps as they had in sum.
+# `Trainer` and three adapters on one base. The head is trained with each, but kept outside of PEFT (no `task_type`):
+# section 10 shows why. A fourth adapter, *together*, learns all tasks at once in as many steps as they had in sum.
 
 # %%
 from copy import deepcopy
@@ -670,7 +669,8 @@ for name in (*sets, "together"):
     print(f"{name:<9}", {task: f"{accuracy(shelf, task):.3f}" for task in sets}, "on validation")
 
 # %% [markdown]
-# READ-SHELF
+# Where row and column agree, an adapter does its own task; elsewhere another's, with that task's rows of the head.
+# *Together* shows what one adapter of the same rank can hold, if it sees all the data.
 #
 # *Here ends the fourth focus session.*
 #
@@ -757,9 +757,8 @@ for task in sets:
         print(" ", lessonkit.compare_classifiers(labels, one, other, names=names))
 
 # %% [markdown]
-# READ-MERGE
-#
-# The weights were 1. Is that best? On the validation texts, `cat` at five weights, the same for each task:
+# Three lines for each task: does LoRA beat counting words; does the merged adapter beat the lazy answer; what did merging
+# cost? The weights were 1. Is that best? On the validation texts, `cat` at five weights, the same for each task:
 
 # %%
 weights, by_weight = [0.25, 0.5, 0.75, 1.0, 1.5], {task: [] for task in sets}
@@ -780,9 +779,17 @@ for name, values in by_weight.items():
     print(f"{name:<9}", *(f"{value:.3f}" for value in values))
 
 # %% [markdown]
-# READ-WEIGHTS
+# **Exercise 4, run an experiment.** Merge one adapter, with weights and a way of your choice, that reaches a mean
+# accuracy of **0.5** over the three tasks' validation texts. Take this into the cell, above `answer`:
 #
-# **Exercise 4, run an experiment.** EXPERIMENT
+# ```python
+# shelf.add_weighted_adapter(list(sets), [0.1, 0.1, 0.1], "mine", combination_type="linear")
+# use("mine")
+# mine = {task: predict(shelf, validation[task], task) for task in sets}
+# shelf.delete_adapter("mine")  # so that you can try again
+# ```
+#
+# Then replace `TODO` with `mine`.
 
 # %%
 answer = TODO
@@ -791,8 +798,7 @@ lesson.exercise("merge").check(answer)
 # %% [markdown]
 # ## 9. Or keep them apart: one batch, several adapters
 #
-# Nothing is lost if each row of a batch gets its own adapter. W x, the expensive part, is shared. PEFT takes
-# `adapter_names`, one for each row:
+# Nothing is lost if each row of a batch gets its own adapter, and W x, the expensive part, is shared. In PEFT:
 
 # %%
 head.load_state_dict(joined)
@@ -818,8 +824,8 @@ for (task, row), logits in zip(mixed, together):
     print(f"{task:<9} said {said}, labelled {labels[row['label'] - place.start]}: {row['text'][:60]!r}")
 
 # %% [markdown]
-# The same answers, to rounding. PEFT goes through the adapters one after another, so many adapters mean many small
-# products. [Punica](https://arxiv.org/abs/2310.18547) and [S-LoRA](https://arxiv.org/abs/2311.03285) instead stack all As
+# The same answers, to rounding. PEFT goes through the adapters one after another.
+# [Punica](https://arxiv.org/abs/2310.18547) and [S-LoRA](https://arxiv.org/abs/2311.03285) instead stack all As
 # and Bs, gather each row's own, and multiply them in one batched product.
 #
 # **Exercise 5, write code.** The heart of it, for one token a row: from x (rows, in), stacked A (adapters, r, in) and B
@@ -924,7 +930,8 @@ for name, values in times.items():
     print(f"{name:<20}", *(f"{value:>7.1f}" for value in values), " ms")
 
 # %% [markdown]
-# READ-SERVING
+# *Swapping* runs the whole model once for each adapter. The other two compute W x once for all rows; only PEFT's thin
+# products come one adapter after another.
 #
 # ## 10. What goes wrong
 #
