@@ -587,7 +587,7 @@ ratios = {
     for name, after in {"plain": after_plain, "rehearsal": after_mixed}.items()
 }
 ax = lessonkit.plots.bars(ratios, xlabel="perplexity, as a multiple of the untrained model's", fmt="{:.2f}")
-_ = ax.axvline(1, color="black")
+_ = ax.axvline(1, color="black", linewidth=1, linestyle=":")  # as before training
 
 # %%
 show(mixed)
