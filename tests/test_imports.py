@@ -244,7 +244,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(f"scoring.{each}" for each in ("config", "html_report", "loading", "measuring", "predicting")),
     },
     # what a notebook and the command line use
-    "exercises": {f"exercises.{each}" for each in ("bar", "base", "functions", "kinds", "loading")},
+    "exercises": {f"exercises.{each}" for each in ("bar", "base", "functions", "kinds", "loading", "plain")},
     "exercises.bar": {"errors"}
     | {f"exercises.{each}" for each in ("base", "plain", "sandbox", "showing", "surroundings")},
     "exercises.base": {"errors", "exercises.plain", "exercises.sandbox", "exercises.showing"},

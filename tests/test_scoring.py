@@ -42,18 +42,20 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = lessonkit.load_tokenizer("minilm")
     config = BertConfig(
         vocab_size=tokenizer.vocab_size,
-        hidden_size=8,
+        hidden_size=32,
         num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
+        num_attention_heads=4,
+        intermediate_size=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
         max_position_embeddings=32,
         id2label=dict(enumerate(NAMES)),
         label2id={name: number for number, name in enumerate(NAMES)},
     )
     model = BertForSequenceClassification(config)
     encoded = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(40):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
+    for _ in range(60):
         optimizer.zero_grad()
         model(**encoded, labels=torch.tensor([NAMES.index(each) for each in LABELS])).loss.backward()
         optimizer.step()
@@ -158,6 +160,7 @@ def test_a_text_longer_than_the_model_is_cut_not_refused(saved: Path):
     assert tokens == [10]
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_an_adapter_is_scored_as_it_was_trained(saved: Path, tmp_path: Path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
@@ -297,7 +300,8 @@ def test_what_a_text_holds_is_shown_and_never_run(saved: Path, tmp_path: Path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<script>alert" not in page
     assert "<img" not in page
-    assert "{{ 7 * 7 }}" in page or "film" not in page  # shown as it is, if it was an error
+    shown = "&lt;script&gt;alert" in page
+    assert shown == ("{{ 7 * 7 }}" in page)  # if it was an error, it stands there as it is
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_all_that_lessonkit_reads(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("lessonkit/")}
-    files = [path for path in (ROOT / "lessonkit").rglob("*") if path.suffix in (".py", ".yaml", ".toml")]
+    kinds = (".py", ".yaml", ".toml", ".jinja", ".csv", ".jsonl")
+    files = [path for path in (ROOT / "lessonkit").rglob("*") if path.suffix in kinds]
     assert packed == {path.relative_to(ROOT).as_posix() for path in files}
 
 

@@ -289,7 +289,7 @@ def test_the_ends_say_something_kind(lessonkit: Command, clock: Clock):
 
 
 def test_stuck_mistakes_are_told(lessonkit: Command):
-    refused(lessonkit("stuck", "--exercise", "recal"), "Did you mean 'recall'?")
+    refused(lessonkit("stuck", "--exercise", "recal"), "Did you mean 'recall'")
     refused(lessonkit("stuck", "--exercise", EXERCISE, "--lesson", "beginner/lorra"), "no lesson")
     refused(lessonkit("stuck", "tried", "x"), "No stuck timer is running.")
     refused(lessonkit("stuck", "hint"), "No stuck timer is running.")

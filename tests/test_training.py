@@ -434,7 +434,7 @@ def test_the_best_checkpoint_of_a_model_with_tied_weights_is_loaded_without_a_wa
         monkeypatch.setattr(LlamaForCausalLM, "state_dict", without)
     logger = logging.getLogger("transformers")
     monkeypatch.setattr(logger, "propagate", True)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="transformers"):
         run(trainer)
     assert any("missing keys" in each.message for each in caplog.records) == damaged
     assert model.lm_head.weight is model.model.embed_tokens.weight

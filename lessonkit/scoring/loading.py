@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,9 @@ def _adapter(folder: Path, base: str, notes: list[str]) -> tuple[Any, list[str]]
     if not base:
         notes.append(f"The adapter's base model is {Path(str(source)).name}.")
     try:
-        return PeftModel.from_pretrained(model, str(folder)), names
+        with warnings.catch_warnings():  # PEFT 0.21 asks transformers 5 by an old name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            return PeftModel.from_pretrained(model, str(folder)), names
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(
             f"The adapter in {folder.name} does not fit the base model {Path(str(source)).name}.",
