@@ -82,6 +82,12 @@ def causal_rows(count: int = ROWS) -> Dataset:
     return Dataset.from_dict({"input_ids": texts, "labels": texts})
 
 
+def constant_rows(token: int, count: int = ROWS) -> Dataset:
+    """Rows of one token again and again: who learns one token's rows unlearns another's."""
+    texts = [[token] * 6 for _ in range(count)]
+    return Dataset.from_dict({"input_ids": texts, "labels": texts})
+
+
 def labelled_rows(count: int = ROWS) -> Dataset:
     rows = causal_rows(count)
     return rows.remove_columns("labels").add_column("labels", [number % 3 for number in range(count)])

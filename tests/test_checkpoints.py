@@ -16,6 +16,7 @@ import pytest
 import torch
 from small_trainer import (
     causal_rows,
+    constant_rows,
     labelled_rows,
     make_trainer,
     pad,
