@@ -289,13 +289,12 @@ def _rank_one() -> Exercise:
         measured_on="the validation texts",
         because="One direction for each matrix is enough here, if scale and learning rate let it move far enough.",
         hints=(
-            "The rank is given; target modules, alpha and learning rate are yours. What do the best cells of the heat map "
-            "of alpha and learning rate have in common?",
-            "A high rate lets the head learn, too; a small alpha keeps the change from growing too long. The scale is "
-            "alpha / r: at r = 1, an alpha of 1 or below.",
-            "`train_lora('query-value', 1, alpha=1, rate=4 * LORA_RATE)`",
+            "The rank is given; target modules, alpha and learning rate are yours. Which of the two rows of the grid is "
+            "higher at r = 1?",
+            "`all-linear` gives rank 1 more matrices to work in. Then look at the heat map of alpha and learning rate.",
+            "`train_lora('all-linear', 1, alpha=2)`, and if that isn't enough, twice the alpha or twice the rate.",
         ),
-        source="yours, run = train_lora('query-value', 1, alpha=1, rate=4 * LORA_RATE)\n"
+        source="yours, run = train_lora('all-linear', 1, alpha=2)\n"
         "answer = {'model': yours, 'predicted': predict(yours, validation).argmax(-1)}",
         wrong=(
             WrongAnswer(

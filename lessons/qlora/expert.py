@@ -10,7 +10,7 @@
 # You will be able to say where a 4-bit model loses, choose a scheme and a start for its adapter, and merge the adapter
 # into the right weights.
 #
-# **120 minutes**, five focus sessions (about 4 minutes are training, on 2 CPU cores) · **expert** · before this:
+# **120 minutes**, five focus sessions (about 3 minutes are training, on 2 CPU cores) · **expert** · before this:
 # [QLoRA, intermediate](../intermediate/qlora.ipynb) and [LoRA, intermediate](../intermediate/lora.ipynb); in the course's
 # order, [LoRA, expert](lora.ipynb) · background: [the guide to QLoRA](../../lessons/qlora/guide.md) · next:
 # [adapters, expert](adapters.ipynb)
@@ -18,8 +18,8 @@
 # You will
 #
 # - follow the rounding error from layer to layer, and find the matrices that matter most;
-# - lay five 4-bit schemes beside each other, and write two that look at data;
-# - merge one adapter into four kinds of weights, and measure what each merger loses.
+# - lay six 4-bit schemes beside each other, and build two that look at data;
+# - merge one adapter into five kinds of weights, and measure what each merger loses.
 
 # %% tags=["setup"]
 import lessonkit
@@ -200,7 +200,9 @@ for kind, (change, low, high) in by_kind.items():
     print(f"{kind:<10}{share:>6.1%} of the weights: {change:+5.1f} % ({low:+.1f} to {high:+.1f})")
 
 # %% [markdown]
-# READ-KINDS And one block at a time:
+# `down_proj`, by far: a quarter of the weights, and nearly half of the harm. Its output goes straight into the hidden
+# state, and its inputs are uneven. (You could spare it: `llm_int8_skip_modules=["down_proj", "lm_head"]`, despite its name
+# for 4 bits, too.) And one block at a time:
 
 # %%
 blocks = sorted({int(name.split(".")[2]) for name in linear})
@@ -233,7 +235,8 @@ for at in some:
     )
 
 # %% [markdown]
-# READ-BLOCKS
+# All blocks have the same error in their weights, and not the same harm: some can't be told from no harm at all, the last
+# stands out. An error in the weights says little; what counts is what passes through them.
 #
 # *Here ends the first focus session.*
 #
@@ -289,10 +292,12 @@ POSITIVE = [0.5, 1, 1.5, 2, 3, 4, 6]
 TINY = torch.tensor([*(-each for each in POSITIVE[::-1]), 0, *POSITIVE], device=device)  # 0 has two codes
 
 
-def mxfp4(matrix):
+def mxfp4(matrix, cut=True):
     blocks = matrix.float().reshape(-1, 32)
     largest = blocks.abs().amax(1, keepdim=True).clamp(min=2.0**-100)
-    scale = torch.exp2(largest.log2().floor() - 2)  # so that it lies between 4 and 8 scales; above 6 is cut
+    scale = torch.exp2(largest.log2().floor() - 2)  # the largest lies between 4 and 8 scales; above 6 is cut
+    if not cut:
+        scale = torch.where(largest > 6 * scale, 2 * scale, scale)
     codes = torch.bucketize((blocks / scale).contiguous(), (TINY[1:] + TINY[:-1]) / 2)
     return (TINY[codes] * scale).reshape(matrix.shape)
 
@@ -307,6 +312,7 @@ SCHEMES = {  # bits per weight, and the function
     "FP4, double quantisation": (4 + 8 / 64 + 32 / (64 * 256), fp4),
     "INT4, zero-point, groups of 64": (4 + (16 + 4) / 64, int4),
     "MXFP4, blocks of 32": (4 + 8 / 32, mxfp4),
+    "MXFP4, nothing cut": (4 + 8 / 32, lambda matrix: mxfp4(matrix, cut=False)),
     "Q4_1, groups of 32": (4 + (16 + 16) / 32, q4_1),
 }
 stranger = lessonkit.load_model("minilm").encoder.layer[3].intermediate.dense.weight.detach().to(device)
@@ -315,16 +321,22 @@ tried = {}
 for name, (bits, scheme) in SCHEMES.items():
     put(lambda each, scheme=scheme: scheme(original[each]))
     tried[name] = measure(base, validation, name)
-    mine = squared_error(linear, lambda each: linear[each].weight)
+    mine = squared_error(linear, lambda each: linear[each].weight.detach())
     other = float((scheme(stranger) - stranger).square().sum() / stranger.square().sum())
     print(f"{name:<32}{bits:>6.3f}{mine:>8.2%}{other:>8.2%}{tried[name].perplexity:>12.2f}")
 put(original.get)
 print(f"\n{as_it_is}\n")
 for name in list(tried)[1:]:
-    print(lessonkit.compare_perplexities(tried[name], tried["NF4, double quantisation"]))
+    print(lessonkit.compare_perplexities(tried[name], tried["NF4, double quantisation"]), "\n")
 
 # %% [markdown]
-# READ-SCHEMES
+# Three things to take from this table:
+#
+# - **Q4_1 loses nothing, and that is a trap.** Our SmolLM2 comes from a Q4_1 file, so its weights lie on that very grid.
+#   MiniLM's don't, and there the error is as one would expect. Never judge a scheme by a model that has been through it.
+# - **Squared errors mislead again.** MXFP4's is smaller than FP4's, its perplexity far worse. What it cuts off are always
+#   the largest weights of a block, and always towards zero. READ-CUT
+# - NF4, FP4 and INT4 with a zero-point are close: so few passages hardly tell them apart.
 #
 # ### Rounding that looks at data
 #
@@ -395,8 +407,9 @@ for name in shown:
         )
 
 # %% [markdown]
-# READ-GPTQ Outputs are those for unseen validation passages. Both know only the calibration inputs, taken from the
-# training tales. For the whole model, section 5 uses GPTQ.
+# Both make the *weights* worse and the outputs better, by far in `q_proj`, a little in `down_proj`. The outputs are those
+# for validation passages; both methods saw only calibration inputs, taken from the training tales. Section 5 uses GPTQ for
+# the whole model.
 #
 # *Here ends the second focus session.*
 #
@@ -475,7 +488,8 @@ for rounds in (1, 5):
     print(f"rank {RANK}, {rounds} rounds: {left:.1%} of the error is left")
 
 # %% [markdown]
-# READ-SPECTRUM
+# W has structure: few directions hold much of it. What rounding leaves behind has hardly more than random numbers, and of
+# those, eight directions in 576 hold little. More rounds help a little.
 #
 # **Exercise 3, run an experiment.** Outputs matter, not weights. Write `start(W, W_hat, X, r, s)`, which returns A
 # (r, in) and B (out, r), so that (Ŵ + s B A) x comes near W x; X are calibration inputs (tokens, in). It is tried on
@@ -596,7 +610,9 @@ for name in ("LoftQ", "weighted"):
     print(lessonkit.compare_perplexities(trained[name], trained["B = 0"]), "\n")
 
 # %% [markdown]
-# READ-STARTS
+# LoftQ's start can hardly be told from B = 0 here, before and after training. The weighted one, of the same rank, closes
+# about half of the hole before the first step, and is still ahead after the last. It costs one pass over a few passages.
+# (The LoftQ paper's gains are largest at 2 bits, where the error is no longer small.)
 #
 # *Here ends the third focus session.*
 #
@@ -678,7 +694,13 @@ for scores in merged.values():
 print(lessonkit.compare_perplexities(merged["into W, then NF4"], merged["into the 4-bit weights"]))
 
 # %% [markdown]
-# READ-MERGE
+# - **Into the 4-bit weights, the training is gone.** The merged model is about as bad as NF4 was before.
+# - Into Ŵ in 16 bits: the trained model, nearly exactly. bfloat16 keeps 8 significant bits, so a little of Δ is lost.
+# - Into W in 16 bits: *better* than what was trained. The hole is gone, and what was learned fits W, too.
+# - W + Δ rounded to NF4 has the very bits of the first, and is nearly as good as the trained model; with GPTQ, as
+#   good as can be told.
+#
+# So if you need a merged 4-bit model, keep the original weights, merge into these, and quantise last.
 #
 # ### Why merging into the codes loses
 #
@@ -718,7 +740,10 @@ for sum_of, along in arrives.items():
     print(f"NF4 of {sum_of}: {along / whole:.0%} of the change arrives")
 
 # %% [markdown]
-# READ-ARRIVES
+# Every change lies far within half a gap, so each code is rounded back to where it came from: hardly one of a hundred
+# million moves. (A longer training at a higher rate moves some.) W, in contrast, lies anywhere between the levels. There a
+# small Δ tips a few weights over the middle, as many as it takes: on average, all of Δ arrives, as with dithering in a
+# picture. The noise on top is the usual rounding error.
 #
 # What do they write? The beginning of a test tale, and how each model goes on:
 
@@ -811,7 +836,8 @@ for kind in (AdamW, AdamW8bit):
 quantized = model.unload()
 
 # %% [markdown]
-# READ-OPTIMISERS A **paged** optimiser keeps moments in memory that CUDA may move to the computer's when the GPU is full.
+# Not a quarter of AdamW's, since some of the matrices are small; and a few MiB, beside a peak of hundreds. A **paged**
+# optimiser keeps moments in memory that CUDA may move to the computer's when the GPU is full.
 # On a CPU:
 
 # %%
@@ -876,7 +902,13 @@ for name, each in plans.items():
     print(f"{name:<30}peak {peak:5.1f} GiB, to spare {room - peak:+5.1f}; moments {moments:.1f}")
 
 # %% [markdown]
-# READ-65B
+# The claim holds, with conditions. Checkpointing is a must; double quantisation decides; and with the paper's r = 64 on all
+# linear layers, AdamW in 32 bits is too much by a few GiB. Either cure works: 8-bit moments, or paging, which can move at
+# most the moments, so caps the first row at its peak less these. And the 783 GB are "regular 16-bit finetuning" with moments in
+# 32 bits.
+#
+# What differs: the paper's 32-bit paged AdamW and its own code; PEFT's adapters in float32; one text of 512 tokens a
+# step (the rest by accumulation, which holds the gradients as long); and a card that PyTorch sees as 44.4 GiB. It is a prediction, nobody ran it here.
 #
 # ## 8. What goes wrong
 #
@@ -900,37 +932,24 @@ for scaling in (1, 2, 4):
     print(f"s = {scaling}: {left:.1f} of the error is left")
 
 # %% [markdown]
-# At s = 2 nothing is gained: the error is overshot by as much as it was. **A start forgotten in the merger.** The LoftQ
-# adapter holds W - Ŵ, too. Merged into W, which has no such error, it *adds* it:
+# At s = 2 nothing is gained: the error is overshot by as much as it was. **A start forgotten in the merger.** The
+# weighted adapter began as a part of W - Ŵ. Merged into W, which has no such error, that part is one:
 
 
 # %%
 def learned(name):
-    return change_of(adapters["LoftQ"], name) - change_of(starts["LoftQ"], name)
+    return change_of(adapters["weighted"], name) - change_of(starts["weighted"], name)
 
 
-put(lambda name: original[name].float() + change_of(adapters["LoftQ"], name))
-wrong = measure(base, test_dataset, "whole LoftQ adapter in W")
+put(lambda name: original[name].float() + change_of(adapters["weighted"], name))
+wrong = measure(base, test_dataset, "whole weighted adapter in W")
 put(lambda name: original[name].float() + learned(name))
-cured = measure(base, test_dataset, "LoftQ adapter without its start in W")
+cured = measure(base, test_dataset, "adapter without its start in W")
 print(lessonkit.compare_perplexities(wrong, cured))
 
 # %% [markdown]
-# READ-LOFTQ-MERGE **`unmerge` on 4-bit weights**, to swap adapters on a server:
-
-# %%
-model = attach(adapters["B = 0"])
-layer = model.get_submodule(f"base_model.model.{shown[0]}")  # of 4-bit weights, though merged ones by now
-clean = layer.base_layer.weight.data.clone()
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    layer.merge()
-    layer.unmerge()
-flips = clean ^ layer.base_layer.weight.data
-print(f"bytes that did not come back: {(flips > 0).float().mean():.1%}")
-
-# %% [markdown]
-# READ-UNMERGE
+# The cure: merge only what was learned, the adapter less its start. (For PiSSA and OLoRA, PEFT's
+# `path_initial_model_for_weight_conversion` does that.)
 #
 # More: [troubleshooting](../../lessons/troubleshooting.md#adapters-and-quantised-models).
 #
@@ -967,7 +986,11 @@ print(f"{step.peak_bytes / 2**30:.1f} GiB of a T4's {GPUS['T4 (16 GB)']}")
 #
 # ## 10. The end
 #
-# 1. READ-RECAP
+# 1. Errors in weights are alike everywhere; harm isn't. Measure outputs or perplexity, on data.
+# 2. Judge no scheme by weights that have been through it; and cut no outliers.
+# 3. A start weighted by the inputs closes much of the hole; LoftQ's, at 4 bits and a low rank, little.
+# 4. Merge into the original weights in 16 bits, and quantise last. Merging into 4-bit codes can lose everything.
+# 5. 65B on 48 GB holds, with checkpointing, double quantisation, and small or paged moments.
 #
 # The next cell keeps your result. At laptop or GPU scale it counts towards *All Expert Examples*.
 
@@ -984,6 +1007,15 @@ lesson.record(
 )
 
 # %% [markdown]
-# **Check yourself.** READ-CHECK
+# **Check yourself.** Why does rounding W + Δ keep Δ on average, and rounding Ŵ + Δ not? A colleague merges into the
+# dequantised weights, quantises the result with NF4 again, and is surprised: what did she see?
+#
+# <details><summary>Answers</summary>
+#
+# W lies anywhere between two levels, so a small Δ tips a share of the weights that grows with Δ. Ŵ lies on the levels,
+# and nothing tips below half a gap. She rounded Ŵ + Δ, and got the untrained model back: it is the first merger by another
+# road.
+#
+# </details>
 #
 # **Next:** [adapters, expert](adapters.ipynb).
