@@ -904,11 +904,12 @@ for name, each in plans.items():
 # %% [markdown]
 # The claim holds, with conditions. Checkpointing is a must; double quantisation decides; and with the paper's r = 64 on all
 # linear layers, AdamW in 32 bits is too much by a few GiB. Either cure works: 8-bit moments, or paging, which can move at
-# most the moments, so caps the first row at its peak less these. And the 783 GB are "regular 16-bit finetuning" with moments in
-# 32 bits.
+# most the moments, so caps the first row at its peak less these. And the 783 GB are "regular 16-bit finetuning" with
+# moments in 32 bits.
 #
 # What differs: the paper's 32-bit paged AdamW and its own code; PEFT's adapters in float32; one text of 512 tokens a
-# step (the rest by accumulation, which holds the gradients as long); and a card that PyTorch sees as 44.4 GiB. It is a prediction, nobody ran it here.
+# step (the rest by accumulation, which holds the gradients as long); and a card that PyTorch sees as 44.4 GiB. It is a
+# prediction, nobody ran it here.
 #
 # ## 8. What goes wrong
 #
