@@ -42,9 +42,8 @@ RANK, ALPHA, SEED = 8, 16, 0
 # %% [markdown]
 # ## 1. The hole, and two baselines
 #
-# As in the intermediate lesson: SmolLM2, tales of the brothers Grimm, and NF4 with double quantisation for every linear
-# layer in the blocks. Whole tales are held out. To try many kinds of weights, one model in 16 or 32 bits serves as a
-# stage: `put` lays any weights into it.
+# As in the intermediate lesson: SmolLM2, tales of the brothers Grimm, NF4 with double quantisation for every linear layer
+# in the blocks. Whole tales are held out. One model in 16 or 32 bits serves as a stage: `put` lays any weights into it.
 
 # %%
 import random
@@ -132,9 +131,8 @@ print(lessonkit.compare_perplexities(before["base in NF4"], before["base in 16 b
 #
 # ## 2. The error on its way up
 #
-# A block adds to the hidden state of each token. In a 4-bit model it adds something slightly wrong, computed from
-# something already wrong. Does the error pile up? Relative error: length of the difference, divided by the length of the
-# right state.
+# A block adds to each token's hidden state. In a 4-bit model it adds something slightly wrong, computed from something
+# already wrong. Does the error pile up? Relative error: length of the difference, divided by the right state's length.
 
 
 # %%
@@ -200,9 +198,9 @@ for kind, (change, low, high) in by_kind.items():
     print(f"{kind:<10}{share:>6.1%} of the weights: {change:+5.1f} % ({low:+.1f} to {high:+.1f})")
 
 # %% [markdown]
-# `down_proj`, by far: a quarter of the weights, and nearly half of the harm. Its output goes straight into the hidden
-# state, and its inputs are uneven. (You could spare it: `llm_int8_skip_modules=["down_proj", "lm_head"]`, despite its name
-# for 4 bits, too.) And one block at a time:
+# `down_proj`, by far: a quarter of the weights, nearly half of the harm. Its output goes straight into the hidden state,
+# and its inputs are uneven. (`llm_int8_skip_modules=["down_proj", "lm_head"]` spares it; despite its name for 4 bits,
+# too.) And one block at a time:
 
 # %%
 blocks = sorted({int(name.split(".")[2]) for name in linear})
@@ -235,8 +233,8 @@ for at in some:
     )
 
 # %% [markdown]
-# All blocks have the same error in their weights, and not the same harm: some can't be told from no harm at all, the last
-# stands out. An error in the weights says little; what counts is what passes through them.
+# Equal errors in the weights, unequal harm: some blocks can't be told from harmless, the last stands out. What counts is
+# what passes through the weights.
 #
 # *Here ends the first focus session.*
 #
@@ -330,23 +328,18 @@ for name in list(tried)[1:]:
     print(lessonkit.compare_perplexities(tried[name], tried["NF4, double quantisation"]), "\n")
 
 # %% [markdown]
-# Three things to take from this table:
-#
-# - **Q4_1 loses nothing, and that is a trap.** Our SmolLM2 comes from a Q4_1 file, so its weights lie on that very grid.
-#   MiniLM's don't, and there the error is as one would expect. Never judge a scheme by a model that has been through it.
-# - **Squared errors mislead again.** MXFP4's is smaller than FP4's, its perplexity far worse. What it cuts off are always
-#   the largest weights of a block, and always towards zero. READ-CUT
-# - NF4, FP4 and INT4 with a zero-point are close: so few passages hardly tell them apart.
+# - **Q4_1 loses nothing, and that is a trap.** Our SmolLM2 comes from a Q4_1 file, so its weights lie on that very grid;
+#   MiniLM's don't. Never judge a scheme by a model that has been through it.
+# - **Squared errors mislead.** MXFP4's is smaller than FP4's, its perplexity far worse. READ-CUT
+# - NF4, FP4 and INT4 with a zero-point are close, and so few passages hardly tell them apart.
 #
 # ### Rounding that looks at data
 #
-# All of these round each weight to its nearest level. But what should be small is the error of the *outputs*,
-# (W - Ŵ) x, and some inputs are far larger than others. Two answers, for the same INT4 codes:
+# What should be small is the error of the *outputs*, (W - Ŵ) x, and some inputs are far larger than others. Two answers,
+# for the same INT4 codes:
 #
-# - [AWQ](https://arxiv.org/abs/2306.00978) multiplies the columns with large inputs before rounding, and divides after:
-#   their errors shrink.
-# - [GPTQ](https://arxiv.org/abs/2210.17323) rounds column by column, and shifts the columns still to come so that they make
-#   up for the error so far.
+# - [AWQ](https://arxiv.org/abs/2306.00978) multiplies columns with large inputs before rounding, and divides after.
+# - [GPTQ](https://arxiv.org/abs/2210.17323) rounds column by column; those still to come make up for the error so far.
 
 
 # %%
@@ -407,17 +400,15 @@ for name in shown:
         )
 
 # %% [markdown]
-# Both make the *weights* worse and the outputs better, by far in `q_proj`, a little in `down_proj`. The outputs are those
-# for validation passages; both methods saw only calibration inputs, taken from the training tales. Section 5 uses GPTQ for
-# the whole model.
+# Both make the *weights* worse and the outputs better: by far in `q_proj`, a little in `down_proj`. (Both saw calibration
+# inputs from training tales only; the outputs are those for validation passages.)
 #
 # *Here ends the second focus session.*
 #
 # ## 4. A better start than B = 0?
 #
-# QLoRA begins with B A = 0, so in the hole. [LoftQ](https://arxiv.org/abs/2310.08659) begins with the best rank-r
-# approximation of W - Ŵ, from its singular values, then rounds W - B A anew, and so on, in turns
-# ([LoRA, expert](lora.ipynb) met it). By hand, and is it PEFT's?
+# QLoRA begins in the hole. [LoftQ](https://arxiv.org/abs/2310.08659) begins with the best rank-r approximation of W - Ŵ,
+# then rounds W - B A anew, and so on, in turns. By hand, and is it PEFT's?
 
 
 # %%
@@ -456,10 +447,8 @@ for rounds in (1, 3):
 print(inspect.signature(loftq_utils.loftq_init))
 
 # %% [markdown]
-# The same. PEFT 0.21's runs on CUDA or XPU only; and its signature knows no `lora_alpha`, so it is right for
-# alpha = r only: at alpha = 2 r, which we use, the correction is counted twice. So divide by the scaling *s*, as below.
-#
-# How much can rank 8 mend? As a share of the error:
+# The same. PEFT 0.21's runs on CUDA or XPU only, and knows no `lora_alpha`: at alpha = 2 r, which we use, the correction
+# would count twice ([LoRA, expert](lora.ipynb)). So divide by the scaling *s*, as below. How much can rank 8 mend?
 
 # %%
 s = ALPHA / RANK
@@ -488,14 +477,13 @@ for rounds in (1, 5):
     print(f"rank {RANK}, {rounds} rounds: {left:.1%} of the error is left")
 
 # %% [markdown]
-# W has structure: few directions hold much of it. What rounding leaves behind has hardly more than random numbers, and of
-# those, eight directions in 576 hold little. More rounds help a little.
+# W has structure: a few directions hold much of it. What rounding leaves has hardly more than random numbers, and there,
+# eight directions hold little. More rounds help a little.
 #
 # **Exercise 3, run an experiment.** Outputs matter, not weights. Write `start(W, W_hat, X, r, s)`, which returns A
 # (r, in) and B (out, r), so that (Ŵ + s B A) x comes near W x; X are calibration inputs (tokens, in). It is tried on
-# matrices of SmolLM2, with inputs that you don't see. The bar: **at most 0.8** of the squared error of the outputs with
-# B = 0. Begin with LoftQ's start, `A, B = low_rank(W - W_hat, r)`, divide B by s, and think of AWQ: which columns should
-# `low_rank` get right?
+# matrices of SmolLM2, with inputs that you don't see. The bar: **at most 0.8** of the outputs' squared error with B = 0.
+# Begin with LoftQ's `A, B = low_rank(W - W_hat, r)`, divide B by s, and think of AWQ: which columns must be right?
 
 # %%
 
@@ -505,8 +493,7 @@ lesson.exercise("better-start").check(answer)
 
 # %% [markdown]
 # One answer, from [QERA](https://arxiv.org/abs/2410.06040): weigh each column by the size of its inputs, approximate,
-# and take the weights out again. Three starts for the whole model; `torch.svd_lowrank` is a fast, nearly
-# exact SVD:
+# and take the weights out again. For the whole model, with a fast, nearly exact SVD:
 
 
 # %%
@@ -529,8 +516,7 @@ for name, matrix in original.items():
     starts["weighted"][name] = A / size[name], B / s
 
 # %% [markdown]
-# One round, on the plain NF4 codes: with more rounds each start would need a base of its own. Now the real 4-bit model,
-# and the same training from each start.
+# (One round each, so that all share the plain NF4 codes.) Now the real 4-bit model, and the same training from each start.
 
 # %%
 from peft import LoraConfig, get_peft_model
@@ -610,16 +596,14 @@ for name in ("LoftQ", "weighted"):
     print(lessonkit.compare_perplexities(trained[name], trained["B = 0"]), "\n")
 
 # %% [markdown]
-# LoftQ's start can hardly be told from B = 0 here, before and after training. The weighted one, of the same rank, closes
-# about half of the hole before the first step, and is still ahead after the last. It costs one pass over a few passages.
-# (The LoftQ paper's gains are largest at 2 bits, where the error is no longer small.)
+# LoftQ's start can't be told from B = 0 here, before or after training. (Its paper's gains are largest at 2 bits.) The
+# weighted one, of the same rank, closes more than half of the hole before the first step, and stays ahead after the last.
 #
 # *Here ends the third focus session.*
 #
 # ## 5. Merging: into which weights?
 #
-# An adapter beside 4-bit weights costs time at each token; merged, it costs none. But into what? The adapter was trained
-# beside Ŵ. We take the one from B = 0, with Δ = s B A:
+# A merged adapter costs no time. But into what should it be merged? We take the one from B = 0, with Δ = s B A:
 #
 # 1. into the 4-bit weights: Ŵ + Δ, rounded to NF4 again (what `merge_and_unload` does on the 4-bit model);
 # 2. into Ŵ, kept in 16 bits: what was trained, four times the size;
@@ -694,13 +678,12 @@ for scores in merged.values():
 print(lessonkit.compare_perplexities(merged["into W, then NF4"], merged["into the 4-bit weights"]))
 
 # %% [markdown]
-# - **Into the 4-bit weights, the training is gone.** The merged model is about as bad as NF4 was before.
-# - Into Ŵ in 16 bits: the trained model, nearly exactly. bfloat16 keeps 8 significant bits, so a little of Δ is lost.
+# - **Into the 4-bit weights: the training is gone.** The merged model is about as bad as NF4 was before.
+# - Into Ŵ in 16 bits: the trained model, nearly; rounding to 16 bits costs a little of Δ.
 # - Into W in 16 bits: *better* than what was trained. The hole is gone, and what was learned fits W, too.
-# - W + Δ rounded to NF4 has the very bits of the first, and is nearly as good as the trained model; with GPTQ, as
-#   good as can be told.
+# - W + Δ in NF4 is as small as the first, and nearly as good as the trained model; with GPTQ, as good as can be told.
 #
-# So if you need a merged 4-bit model, keep the original weights, merge into these, and quantise last.
+# So keep the original weights, merge into these, and quantise last.
 #
 # ### Why merging into the codes loses
 #
@@ -740,10 +723,9 @@ for sum_of, along in arrives.items():
     print(f"NF4 of {sum_of}: {along / whole:.0%} of the change arrives")
 
 # %% [markdown]
-# Every change lies far within half a gap, so each code is rounded back to where it came from: hardly one of a hundred
-# million moves. (A longer training at a higher rate moves some.) W, in contrast, lies anywhere between the levels. There a
-# small Δ tips a few weights over the middle, as many as it takes: on average, all of Δ arrives, as with dithering in a
-# picture. The noise on top is the usual rounding error.
+# Nearly every change lies within half a gap, so its code is rounded back to where it came from. (A longer training at a
+# higher rate moves more.) W lies between the levels. There a small Δ tips a few weights over the middle, and the more the
+# larger it is: on average all of Δ arrives, as with dithering in a picture.
 #
 # What do they write? The beginning of a test tale, and how each model goes on:
 
@@ -836,9 +818,8 @@ for kind in (AdamW, AdamW8bit):
 quantized = model.unload()
 
 # %% [markdown]
-# Not a quarter of AdamW's, since some of the matrices are small; and a few MiB, beside a peak of hundreds. A **paged**
-# optimiser keeps moments in memory that CUDA may move to the computer's when the GPU is full.
-# On a CPU:
+# More than a quarter of AdamW's, for small matrices stay in 32 bits; and only MiB, with LoRA on a small model. A **paged**
+# optimiser keeps moments where CUDA may move them to the computer's memory when the GPU is full. On a CPU:
 
 # %%
 parameter = torch.nn.Parameter(torch.ones(512, 512, device=device))
@@ -902,14 +883,12 @@ for name, each in plans.items():
     print(f"{name:<30}peak {peak:5.1f} GiB, to spare {room - peak:+5.1f}; moments {moments:.1f}")
 
 # %% [markdown]
-# The claim holds, with conditions. Checkpointing is a must; double quantisation decides; and with the paper's r = 64 on all
-# linear layers, AdamW in 32 bits is too much by a few GiB. Either cure works: 8-bit moments, or paging, which can move at
-# most the moments, so caps the first row at its peak less these. And the 783 GB are "regular 16-bit finetuning" with
-# moments in 32 bits.
+# The claim holds, with conditions: checkpointing; double quantisation, by a hair; and at the paper's r = 64, AdamW in
+# 32 bits is a few GiB too much. 8-bit moments cure that. So does paging, which caps the first row at its peak less
+# the moments, at best. The 783 GB are 16-bit weights and gradients with 32-bit moments.
 #
-# What differs: the paper's 32-bit paged AdamW and its own code; PEFT's adapters in float32; one text of 512 tokens a
-# step (the rest by accumulation, which holds the gradients as long); and a card that PyTorch sees as 44.4 GiB. It is a
-# prediction, nobody ran it here.
+# What differs from the paper: PEFT's adapters in float32, a card that PyTorch sees as 44.4 GiB, one text of 512 tokens
+# without accumulation; and it is a prediction.
 #
 # ## 8. What goes wrong
 #
@@ -933,8 +912,8 @@ for scaling in (1, 2, 4):
     print(f"s = {scaling}: {left:.1f} of the error is left")
 
 # %% [markdown]
-# At s = 2 nothing is gained: the error is overshot by as much as it was. **A start forgotten in the merger.** The
-# weighted adapter began as a part of W - Ŵ. Merged into W, which has no such error, that part is one:
+# At s = 2 nothing is gained: overshot by as much. **A start forgotten in the merger.** The weighted adapter began as a part
+# of W - Ŵ. Merged into W, which has no such error, that part *is* one:
 
 
 # %%
@@ -983,7 +962,7 @@ step = lessonkit.predict_memory(
 print(f"{step.peak_bytes / 2**30:.1f} GiB of a T4's {GPUS['T4 (16 GB)']}")
 
 # %% [markdown]
-# Beside it lie the stage and the kept copies of the weights, each about 0.7 GiB in 16 bits.
+# Beside it lie the stage and copies of the weights, each about 0.7 GiB in 16 bits.
 #
 # ## 10. The end
 #
@@ -1008,14 +987,13 @@ lesson.record(
 )
 
 # %% [markdown]
-# **Check yourself.** Why does rounding W + Δ keep Δ on average, and rounding Ŵ + Δ not? A colleague merges into the
-# dequantised weights, quantises the result with NF4 again, and is surprised: what did she see?
+# **Check yourself.** Why does rounding W + Δ keep Δ on average, and rounding Ŵ + Δ not? A colleague merges into Ŵ in
+# 16 bits, then quantises with NF4: what will she see?
 #
 # <details><summary>Answers</summary>
 #
-# W lies anywhere between two levels, so a small Δ tips a share of the weights that grows with Δ. Ŵ lies on the levels,
-# and nothing tips below half a gap. She rounded Ŵ + Δ, and got the untrained model back: it is the first merger by another
-# road.
+# W lies between two levels, so Δ tips a share of the weights that grows with Δ; Ŵ lies on the levels, and nothing tips
+# below half a gap. She gets the untrained model back: it is the first merger by another road.
 #
 # </details>
 #
