@@ -21,6 +21,20 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = tuple(f"word{number}" for number in range(100 - len(SPECIAL)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A lesson that isn't written yet may lie there unfinished: its own tests wait for it."""
+    from lessonkit.curriculum import load_curriculum
+
+    unwritten = {
+        f"test_lesson_{each.id.replace('/', '_').replace('-', '_')}.py": each.id
+        for each in load_curriculum(check_files=False).lessons
+        if not each.written
+    }
+    for item in items:
+        if item.path.name in unwritten:
+            item.add_marker(pytest.mark.skip(reason=f"{unwritten[item.path.name]} is not written yet"))
+
+
 @pytest.fixture(autouse=True)
 def unchanged_environment() -> Iterator[None]:
     """A lesson's start sets variables that quieten libraries; they are not left to the next test."""

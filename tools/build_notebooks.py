@@ -145,6 +145,10 @@ def dress_anew(lesson: Lesson) -> bool:
         return False
     for cell, new in zip(notebook.cells, wanted.cells, strict=True):
         cell.source, cell["id"] = new.source, new["id"]
+        if "tags" in new.metadata:
+            cell.metadata["tags"] = new.metadata["tags"]
+        else:
+            cell.metadata.pop("tags", None)
     notebook.metadata.lessonkit.source_sha256 = wanted.metadata.lessonkit.source_sha256
     write(notebook, path)
     return True

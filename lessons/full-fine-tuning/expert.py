@@ -112,8 +112,8 @@ for kind, found in before.items():
 print(f"\n{questions[0]} {tokenizer.decode(answers[0]['input_ids'][-(LENGTH // 4) :])!r}")
 
 # %% [markdown]
-# Those two perplexities are the baselines: training shall lower the first; the second shows what it costs. (Near 1,
-# since the answers are the model's own.)
+# Those two perplexities are the baselines: training shall lower the first; the second shows what it costs. (It is
+# low because the answers are the model's own.)
 #
 # Before the first step, the bill. AdamW in float32 keeps, for every parameter, the weight, the gradient, and two
 # moving averages (of the gradient and of its square).
@@ -336,7 +336,7 @@ for dtype, scale in ((torch.float16, 1), (torch.float16, 2**16), (torch.float16,
 answer = TODO
 lesson.exercise("thousand-steps").check(answer)
 
-# %%
+# %% tags=["nbval-check-output"]
 for dtype in (torch.float32, torch.bfloat16):
     weight = torch.tensor(0.1, dtype=dtype)
     for _ in range(1000):
@@ -429,8 +429,8 @@ for name in ("8-bit AdamW", "Adafactor"):
 
 # %% [markdown]
 # The intervals say whether these rows can tell the optimisers apart; another order of the rows would move the
-# figures as well. What is beyond doubt is the column of bytes. (bitsandbytes keeps tensors below 4,096 numbers in
-# 32 bits. Seconds tell of this machine alone: bitsandbytes' 8-bit step is made for GPUs, and slow on a CPU.)
+# figures as well. What is beyond doubt is the column of bytes. (Beyond two bytes, the 8-bit states are mostly scales: 4
+# bytes for every 256 numbers. Tensors below 4,096 numbers stay in 32 bits. Seconds tell of this machine alone: bitsandbytes' 8-bit step is made for GPUs, and slow on a CPU.)
 #
 # Now the training that the rest of this notebook is about: AdamW, `STEPS` steps.
 

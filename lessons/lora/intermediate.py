@@ -560,7 +560,7 @@ print("left:", len(shared.peft_config), "adapters" if len(shared.peft_config) > 
 # Models are served in bf16: 16 bits, of which 8 hold the digits (7 written, 1 implied). Between 2⁻⁵ and 2⁻⁴ the
 # numbers that bf16 knows lie 2⁻⁵ x 2⁻⁷ = 2⁻¹² apart. Merging rounds W + ΔW to one of these.
 #
-# **Exercise 5, predict.** A weight is exactly 0.03125 = 2⁻⁵ in bf16. What is the largest positive change that merging in
+# **Exercise 4, predict.** A weight is exactly 0.03125 = 2⁻⁵ in bf16. What is the largest positive change that merging in
 # bf16 loses altogether? (A tie goes to the even neighbour, which is 2⁻⁵ here.)
 
 # %%
@@ -610,8 +610,8 @@ for way, (model, dtype) in ways.items():
 
 # %% [markdown]
 # This adapter's change is large, so nearly nothing is lost: the few weights that didn't move were due to move by less
-# than half a gap, and others rounded up make good for them on average. The logits differ no more than those of the
-# unmerged model in bf16: it is bf16 that costs, not merging.
+# than half a gap, and others rounded up make good for them on average. The logits differ by one or two times what they
+# differ by in the unmerged model in bf16: most of the cost is that of bf16 itself.
 #
 # And a smaller change, from a lower learning rate, say? We shrink the same ΔW, and merge each in both ways.
 
