@@ -244,7 +244,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(f"scoring.{each}" for each in ("config", "html_report", "loading", "measuring", "predicting")),
     },
     # what a notebook and the command line use
-    "exercises": {f"exercises.{each}" for each in ("bar", "base", "functions", "kinds", "loading", "plain")},
+    "exercises": {f"exercises.{each}" for each in ("bar", "base", "functions", "kinds", "loading")},
     "exercises.bar": {"errors"}
     | {f"exercises.{each}" for each in ("base", "plain", "sandbox", "showing", "surroundings")},
     "exercises.base": {"errors", "exercises.plain", "exercises.sandbox", "exercises.showing"},
@@ -325,8 +325,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli.stuck": {"cli.app", "cli.study"},
     "cli.study": {"cli.app"},
 }
-#: A lesson's exercises import the engine's public names and the errors, nothing else of lessonkit.
-EXERCISES_MAY_IMPORT = {"errors", "exercises"}
+#: A lesson's exercises import the engine's public names, how it reads an answer, and the errors; nothing else of lessonkit.
+EXERCISES_MAY_IMPORT = {"errors", "exercises", "exercises.plain"}
 
 
 def module_name(path: Path) -> str:

@@ -28,7 +28,6 @@ from lessonkit.exercises.base import RESERVED, TODO, Exercise, Outcome, WrongAns
 from lessonkit.exercises.functions import Function
 from lessonkit.exercises.kinds import Choice, Value
 from lessonkit.exercises.loading import load_exercises
-from lessonkit.exercises.plain import Grid, plain
 
 __all__ = [
     "RESERVED",
@@ -38,11 +37,9 @@ __all__ = [
     "Choice",
     "Exercise",
     "Function",
-    "Grid",
     "Outcome",
     "Value",
     "WrongAnswer",
     "load_exercises",
-    "plain",
     "share_right",
 ]

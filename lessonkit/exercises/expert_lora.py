@@ -10,7 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from lessonkit.errors import ExerciseError
-from lessonkit.exercises import Bar, Choice, Exercise, Function, Grid, Value, WrongAnswer, plain, share_right
+from lessonkit.exercises import Bar, Choice, Exercise, Function, Value, WrongAnswer, share_right
+from lessonkit.exercises.plain import Grid, plain
 
 TASKS = {"wires": "reuters-r8", "articles": "bbc-news", "posts": "20newsgroups"}
 
