@@ -44,8 +44,8 @@ FUSION_RATE = 3e-4  # its matrices are large, and V begins where it should be
 # %% [markdown]
 # ## 1. Three tasks, one head
 #
-# Reuters wires (8 topics), BBC articles (5) and 20 newsgroups, as in [LoRA, expert](lora.ipynb). One head has an output
-# for all 33 topics. So we can ask for more than there: a text arrives, and *nobody says which task it belongs to*.
+# Reuters wires (8 topics), BBC articles (5) and 20 newsgroups, as in [LoRA, expert](lora.ipynb). One head has outputs
+# for all 33 topics, so we can ask for more than there: a text arrives, and *nobody says which task it belongs to*.
 
 # %% tags=["nbval-check-output"]
 import numpy as np
@@ -118,8 +118,7 @@ print(
 # | LoRA | the input of one matrix | none | alpha / r |
 # | prefix tuning | the input of attention | softmax | a gate, different for each token |
 #
-# Is that more than an analogy? We compute all with one function, beside the libraries' own modules, on the hidden states
-# of a real text.
+# More than an analogy? We compute all with one function, beside the libraries' own modules, on a real text's hidden states.
 
 # %%
 from torch import nn
@@ -187,8 +186,8 @@ differences["LoRA"] = (ours - lora(x)).abs().max()
 # \lambda\, \mathrm{softmax}(x W_q P_k^\top) P_v$$
 #
 # where $\lambda$ is the share of the exponentials that belongs to the prefix (scores are divided by $\sqrt{d_{head}}$, as
-# always). The right part is our formula: $W_{down} = W_q P_k^\top$, $W_{up} = P_v$, $f$ = softmax, $s = \lambda$. Only
-# that $h$ itself is turned down by $1 - \lambda$.
+# always). The right part is our formula: $W_{down} = W_q P_k^\top$, $W_{up} = P_v$, $f$ = softmax, $s = \lambda$. Only $h$
+# itself is turned down, by $1 - \lambda$.
 #
 # **Exercise 1, write code.** For one token: `prefix` are its scores with the prefix, `text` those with the text, both
 # tensors. Return $\lambda$. Scores may be large, such as 300.
@@ -228,8 +227,8 @@ assert max(differences.values()) < 1e-4
 print(f"the gate, over this text's tokens: {lam.min():.2f} to {lam.max():.2f}")
 
 # %% [markdown]
-# Equal to rounding. So a prefix of 8 tokens is an adapter of width 8 in each head. What remains different is $f$: here
-# is one and the same $x W_{down}$, for each token (rows) and unit (columns), under the three.
+# Equal to rounding. So a prefix of 8 tokens is an adapter of width 8 in each head. What differs is $f$: here is the same
+# $x W_{down}$, for each token (rows) and unit (columns), under all three.
 
 # %%
 narrow = x @ W_down + b_down
@@ -246,8 +245,8 @@ ax = lessonkit.plots.matrices(
 # LoRA passes everything, ReLU cuts units off one by one, softmax makes them compete: a token's units add up to 1, and
 # the gate decides how much that 1 counts.
 #
-# Does it hold for a whole model, with a mask, rotary positions and shared keys? Transformers lets us register an attention
-# function of our own. Ours never mixes prefix and text in one softmax; PEFT's prefix tuning of SmolLM2 must not notice.
+# Does it hold for a whole model, with mask, rotary positions and shared keys? Transformers lets us register an attention
+# function. Ours never mixes prefix and text in one softmax; PEFT's prefix tuning of SmolLM2 must not notice.
 
 # %%
 from peft import PrefixTuningConfig
@@ -294,8 +293,8 @@ del decoder, prefixed
 #
 # ## 3. Parallel against sequential
 #
-# Once techniques are points in one space, the points between them are open. An adapter that reads the module's *input*
-# is *parallel*: it doesn't wait for the block. He et al. found it better than the sequential one. We write both.
+# Techniques that are points in one space have others between them. An adapter that reads the module's *input* is
+# *parallel*: it doesn't wait for the block. He et al. found it better than the sequential one. We write both.
 
 # %%
 torch.set_grad_enabled(True)
@@ -364,8 +363,9 @@ for name, difference in check_places().items():
     assert difference < 1e-4
 
 # %% [markdown]
-# Now four points of the space on the hardest task, the posts: the same width, texts, steps and rate, each with several
-# seeds. *No f* is LoRA's choice, for a whole block. Which do you expect in front?
+# Now four points of the space, and the head alone, on the hardest task, the posts: the same width, texts and steps; two
+# learning rates. *No f* is LoRA's choice, for a whole block. No text comes twice, so each loss is one on new texts.
+# Which do you expect in front?
 
 # %%
 from transformers import Trainer, TrainingArguments
@@ -612,9 +612,9 @@ def check_fusion():
 check_fusion()
 
 # %% [markdown]
-# Now the multi-task model: fusion and head, on the texts of all tasks mixed. A fair comparison gives the same steps to
-# heads over simpler things: no adapter at all, averaged weights, averaged outputs. And it asks what *one adapter for all*
-# would have learned, in as many steps as the three together.
+# Now the multi-task model: fusion and head, on the texts of all tasks mixed. To be fair, the same steps go to heads over
+# simpler things: no adapter, averaged weights, averaged outputs. And what would *one adapter for all* have learned, in
+# as many steps as the three together?
 
 
 # %%
@@ -646,8 +646,7 @@ add_adapter(model, "together", bottleneck=WIDTH)
 run = train(model, everything["train"], len(sets) * STEPS)
 
 # %% [markdown]
-# The test texts, looked at for the first time. The last row has an advantage: it is told the task, and takes that task's
-# adapter and outputs.
+# On the test texts. The last row has an advantage: it is told the task, and takes that task's adapter and outputs.
 
 # %%
 said, told = {}, {}
@@ -758,8 +757,8 @@ ax = show_tokens(0, len(layers) - 2)
 #
 # ## 6. AdapterDrop
 #
-# Do the lower layers need their adapters? [Rücklé et al.](https://arxiv.org/abs/2010.11918) (2021) take those of the lowest
-# $n$ layers out. Either afterwards, or after a training that is used to it: there each batch draws its $n$ at random.
+# Do the lower layers need their adapters? [Rücklé et al.](https://arxiv.org/abs/2010.11918) (2021) take out those of the
+# lowest $n$ layers: just so, or after a training that is used to it, where each batch draws its $n$ at random.
 
 
 # %%
@@ -809,8 +808,7 @@ for name, values in kept.items():
 # DROPPED
 #
 # Now the time. In **training**, nothing below the lowest adapter needs a gradient, so the backward pass ends there. In
-# **use**, only the adapters' own products are saved. One step (forward and backward), and one answer, for each $n$, in
-# turns; full fine-tuning for comparison.
+# **use**, only the adapters' own products are saved. A step (forward and backward) and an answer for each $n$, in turns:
 
 # %%
 rows = [

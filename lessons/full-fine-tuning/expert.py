@@ -429,8 +429,9 @@ for name in ("8-bit AdamW", "Adafactor"):
 
 # %% [markdown]
 # The intervals say whether these rows can tell the optimisers apart; another order of the rows would move the
-# figures as well. What is beyond doubt is the column of bytes. (Beyond two bytes, the 8-bit states are mostly scales: 4
-# bytes for every 256 numbers. Tensors below 4,096 numbers stay in 32 bits. Seconds tell of this machine alone: bitsandbytes' 8-bit step is made for GPUs, and slow on a CPU.)
+# figures as well. What is beyond doubt is the column of bytes. (Beyond two bytes, the 8-bit states are mostly
+# scales: 4 bytes for every 256 numbers. Tensors below 4,096 numbers stay in 32 bits. Seconds tell of this machine
+# alone: bitsandbytes' 8-bit step is made for GPUs, and slow on a CPU.)
 #
 # Now the training that the rest of this notebook is about: AdamW, `STEPS` steps.
 
