@@ -94,8 +94,8 @@ def survival(measured: dict[str, Any]) -> Iterator[str]:
         yield f"| {row['name']} | {row['runs']} | {row['survived']} | {went_on} | {same} |"
     yield ""
     yield (
-        "Kills at random steps, after the first and before the last; so that these short trainings have checkpoints, they "
-        f"were written more often than the usual 2 % of the time. {_measured_on(measured)}"
+        "Kills at random moments; so that these short trainings have checkpoints, they were written more often than the "
+        f"usual 2 % of the time. {_measured_on(measured)}"
     )
 
 
