@@ -539,7 +539,7 @@ def trainable(model):
     return sorted({adapter for adapter in model.peft_config for name in held if f".{adapter}." in name})
 
 
-# %% tags=["nbval-check-output"]
+# %%
 with shared.disable_adapter():
     print("the base again:", bool((predict(shared, validation) == predict(fresh_model(), validation)).all()))
 shared.set_adapter("all-linear-r4")
