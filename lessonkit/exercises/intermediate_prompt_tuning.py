@@ -306,7 +306,7 @@ def _short_prompt() -> Exercise:
             ),
             WrongAnswer(
                 "too-little",
-                lambda data: _made(4, _right_but(data.labels, 2)),
+                lambda data: _made(4, _right_but(_right_but(data.labels, 2), 3)),
                 "It has learned something, but not enough yet. Look at the losses: do they still fall at the end? Then try "
                 "another rate; do they start high? Then other words to start from.",
                 when=lambda attempt: not attempt.reached,
