@@ -14,7 +14,7 @@ from lessonkit.texts.duplicates import duplicate_groups, same
 from lessonkit.texts.findings import (
     CONTROL,
     FEW_OF_A_CLASS,
-    NULL_WORDS,
+    is_missing,
     looks_double_encoded,
     plain_label,
     similar_labels,
@@ -110,15 +110,11 @@ def _one_space(text: str) -> str:
 
 
 def _no_empty(rows: Rows) -> Rows:
-    return rows.kept([not _missing(each) for each in rows.texts])
+    return rows.kept([not is_missing(each) for each in rows.texts])
 
 
 def _no_missing_label(rows: Rows) -> Rows:
-    return rows if rows.labels is None else rows.kept([not _missing(each) for each in rows.labels])
-
-
-def _missing(value: str) -> bool:
-    return not value.strip() or value.strip().casefold() in NULL_WORDS
+    return rows if rows.labels is None else rows.kept([not is_missing(each) for each in rows.labels])
 
 
 def _usual_spelling(rows: Rows) -> Rows:

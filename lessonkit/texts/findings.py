@@ -10,7 +10,15 @@ from typing import Any
 
 from lessonkit.texts.duplicates import MOST_COMPARED, duplicate_groups, same
 
-__all__ = ["NULL_WORDS", "Checked", "Finding", "find_all", "looks_double_encoded", "plain_label"]
+__all__ = [
+    "NULL_WORDS",
+    "Checked",
+    "Finding",
+    "find_all",
+    "is_missing",
+    "looks_double_encoded",
+    "plain_label",
+]
 
 #: What programs write for a missing value.
 NULL_WORDS = frozenset({"na", "n/a", "nan", "null", "none", "nil", "#n/a", "<na>", "-", "?"})
@@ -60,7 +68,9 @@ class Checked:
     groups: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.groups = self.groups or duplicate_groups(["" if _is_null(each) else each for each in self.texts])
+        self.groups = self.groups or duplicate_groups(
+            ["" if is_missing(each) else each for each in self.texts]
+        )
 
 
 def find_all(checked: Checked) -> list[Finding]:
@@ -86,7 +96,8 @@ def _rows(values: Sequence[str], test: Callable[[str], Any]) -> tuple[int, ...]:
     return tuple(place for place, value in enumerate(values) if test(value))
 
 
-def _is_null(value: str) -> bool:
+def is_missing(value: str) -> bool:
+    """Nothing but spaces, or a word such as NULL."""
     return not value.strip() or value.strip().casefold() in NULL_WORDS
 
 
@@ -108,7 +119,7 @@ def _amount(c: Checked) -> Iterator[Finding]:
 
 
 def _empty(c: Checked) -> Iterator[Finding]:
-    rows = _rows(c.texts, _is_null)
+    rows = _rows(c.texts, is_missing)
     if rows:
         level = "stop" if len(rows) == len(c.texts) else "mend"
         yield Finding(
@@ -119,7 +130,7 @@ def _empty(c: Checked) -> Iterator[Finding]:
             "drops them",
         )
     if c.labels is not None:
-        rows = _rows(c.labels, _is_null)
+        rows = _rows(c.labels, is_missing)
         if rows:
             yield Finding(
                 "missing labels",
@@ -170,13 +181,13 @@ def _repeats(c: Checked) -> Iterator[Finding]:
     labels = c.labels if c.labels is not None else [""] * len(c.texts)
     by_text: dict[str, list[int]] = defaultdict(list)
     for place, text in enumerate(c.texts):
-        if not _is_null(text):
+        if not is_missing(text):
             by_text[same(text) or text].append(place)
     several = [rows for rows in by_text.values() if len(rows) > 1]
     torn = [
         rows
         for rows in several
-        if len({plain_label(labels[each]) for each in rows if not _is_null(labels[each])}) > 1
+        if len({plain_label(labels[each]) for each in rows if not is_missing(labels[each])}) > 1
     ]
     again = [each for rows in several if rows not in torn for each in rows[1:]]
     if again:
@@ -216,7 +227,7 @@ def _repeats(c: Checked) -> Iterator[Finding]:
 def _spelling(c: Checked) -> Iterator[Finding]:
     if c.labels is None:
         return
-    counts = Counter(each for each in c.labels if not _is_null(each))
+    counts = Counter(each for each in c.labels if not is_missing(each))
     spellings: dict[str, list[str]] = defaultdict(list)
     for label in counts:
         spellings[plain_label(label)].append(label)
@@ -273,7 +284,7 @@ def _classes(c: Checked) -> Iterator[Finding]:
             "No column can be the label, so there is nothing to learn to tell apart. Name it: label='...'.",
         )
         return
-    counts = Counter(plain_label(each) for each in c.labels if not _is_null(each))
+    counts = Counter(plain_label(each) for each in c.labels if not is_missing(each))
     numbers = sum(bool(re.fullmatch(r"[+-]?\d+\.\d*[1-9]\d*", each)) for each in counts)
     if len(counts) < 2:
         only = f", {next(iter(counts))!r}" if counts else ""
@@ -318,7 +329,7 @@ def _balance(c: Checked, counts: Counter[str]) -> Iterator[Finding]:
 
 
 def _length(c: Checked) -> Iterator[Finding]:
-    rows = _rows(c.texts, lambda text: not _is_null(text) and len(text.split()) < SHORT_WORDS)
+    rows = _rows(c.texts, lambda text: not is_missing(text) and len(text.split()) < SHORT_WORDS)
     if rows and len(rows) < len(c.texts):
         yield Finding(
             "very short texts", "note", f"{_count(rows, 'text has', 'texts have')} a single word.", rows

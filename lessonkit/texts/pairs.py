@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lessonkit.errors import DataError, LessonkitError, UnknownNameError
 from lessonkit.texts.duplicates import duplicate_groups, same
 from lessonkit.texts.files import Table, read_table
-from lessonkit.texts.findings import CONTROL, NULL_WORDS, Finding, looks_double_encoded
+from lessonkit.texts.findings import CONTROL, Finding, is_missing, looks_double_encoded
 from lessonkit.texts.personal import find_personal, mask_personal
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ ANSWERS = ("response", "completion", "answer", "output", "assistant", "reply", "
 PLACEHOLDER = re.compile(
     r"\b(lorem ipsum|todo|tbd|fixme|xxx+|as an ai language model|insert \w+ here)\b", re.IGNORECASE
 )
-MOST_TOKENS_SHARE = 0.05
 REPEATED = 0.5  # share of a text's words that are one word
 
 
@@ -186,10 +185,6 @@ def _unfold_messages(table: Table) -> None:
 Row = tuple[str, str, int]
 
 
-def _missing(text: str) -> bool:
-    return not text.strip() or text.strip().casefold() in NULL_WORDS
-
-
 def _repeats_itself(text: str) -> bool:
     words = text.casefold().split()
     return len(words) >= 8 and Counter(words).most_common(1)[0][1] > REPEATED * len(words)
@@ -220,7 +215,7 @@ def _findings(prompts: list[str], answers: list[str]) -> list[Finding]:
     checks = [
         (
             "empty",
-            rows(lambda p, a: _missing(p) or _missing(a)),
+            rows(lambda p, a: is_missing(p) or is_missing(a)),
             "{n} pairs lack the question or the answer.",
             True,
         ),
@@ -308,7 +303,7 @@ def _first_answer(rows: list[Row]) -> list[Row]:
 CURES: dict[str, Any] = {
     "letters": lambda rows: [(_clean(p), _clean(a), line) for p, a, line in rows],
     "personal data": _masked,
-    "empty": _keep(lambda p, a: _missing(p) or _missing(a)),
+    "empty": _keep(lambda p, a: is_missing(p) or is_missing(a)),
     "placeholders": _keep(lambda p, a: PLACEHOLDER.search(a)),
     "echoes": _keep(lambda p, a: same(p) == same(a)),
     "loops": _keep(lambda p, a: _repeats_itself(a)),
