@@ -72,6 +72,13 @@ def at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safety, "SHARE_OF_TIME", 1e9)
 
 
+@pytest.fixture
+def never_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No safety checkpoint falls due, however slow the machine is."""
+    for share in ("SHARE_OF_TIME", "FIRST_SHARE"):
+        monkeypatch.setattr(safety, share, 1e-9)
+
+
 def checkpoints(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.glob("checkpoint-*"))
 
@@ -151,7 +158,7 @@ def test_the_message_says_where_it_stands_and_what_to_type(tmp_path: Path):
     assert "lessonkit.run(trainer, resume=True)" in message
 
 
-def test_a_second_press_stops_at_once(tmp_path: Path):
+def test_a_second_press_stops_at_once(tmp_path: Path, never_by_the_clock: None):
     trainer = make_trainer(tmp_path, callbacks=[Stop(3, times=2)], **OPTIONS)
     with pytest.raises(KeyboardInterrupt, match="at once"):
         run(trainer)

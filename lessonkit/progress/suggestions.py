@@ -77,11 +77,14 @@ def _resume(progress: Progress, lessons: Iterable[Lesson]) -> Suggestion | None:
 
 
 def _first_ready(curriculum: Curriculum, lessons: Iterable[Lesson], settled: set[str]) -> Lesson | None:
-    """The first that is written, open, and whose prerequisites are settled or can't be had yet."""
+    """The first that is written, open, and for which everything that can be had is settled."""
+
+    def ready(lesson: Lesson) -> bool:
+        before = [curriculum.lesson(name) for name in lesson.prerequisites if name not in settled]
+        return all(not other.written and ready(other) for other in before)
+
     for lesson in lessons:
-        before = map(curriculum.lesson, lesson.prerequisites)
-        ready = all(other.id in settled or not other.written for other in before)
-        if lesson.written and lesson.id not in settled and ready:
+        if lesson.written and lesson.id not in settled and ready(lesson):
             return lesson
     return None
 
