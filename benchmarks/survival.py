@@ -1,4 +1,4 @@
-"""Trainings that are disturbed: memory that runs out at every step, and processes killed at random moments.
+"""Trainings that are disturbed: memory that runs out at every step, and processes killed at random steps.
 
 Each disturbed training must end with the same optimiser steps and the same weights as an undisturbed one:
 bit for bit after a kill, to rounding after a lack of memory (sums in another order).
@@ -17,7 +17,7 @@ import random
 import shutil
 import signal
 import tempfile
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,20 @@ def memory(name: str, steps: int) -> dict[str, Any]:
     }
 
 
-def in_child(work: Callable[[], None], seconds: float | None = None) -> bool:
-    """Fork, work, and kill the child after so many seconds; whether it came to its end."""
+def killed_at(trainer: Any, step: int, delay: float) -> None:
+    """Kill this process so many seconds after that many steps, wherever it then is."""
+    from transformers import TrainerCallback
+
+    class Killer(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step:
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    trainer.add_callback(Killer())
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Fork and work; the signal that ended the child, or 0. Raises if the work itself failed."""
     child = os.fork()
     if not child:
         code = 1
@@ -133,42 +145,44 @@ def in_child(work: Callable[[], None], seconds: float | None = None) -> bool:
             work()
             code = 0
         os._exit(code)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    return os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise RuntimeError("a training failed by itself")
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 def kills(name: str, steps: int, count: int) -> dict[str, Any]:
-    """Trainings killed at a random moment each, and resumed until they are at their end."""
+    """Trainings killed at a random step each, after the first and before the last, and resumed."""
     draw = random.Random(SEED)
 
-    def train(folder: Path, resume: bool) -> Callable[[], None]:
+    def train(folder: Path, resume: bool, kill: tuple[int, float] | None = None) -> Callable[[], None]:
         def work() -> None:
-            safety.SHARE_OF_TIME = 0.5  # often, so that a short training has some to go on from
+            safety.SHARE_OF_TIME = 1e9  # a checkpoint after every step: else a short training has none to go on from
             trainer = make_trainer(name, folder, steps)
-            lessonkit.run(trainer, resume=resume)
+            if kill:
+                killed_at(trainer, *kill)
+            measured = lessonkit.run(trainer, resume=resume)
             torch.save(trained_weights(trainer), folder / "weights.pt")
+            (folder / "seconds").write_text(str(measured.seconds))
 
         return work
 
     with tempfile.TemporaryDirectory() as base:
         whole = Path(base) / "whole"
-        start = time.perf_counter()
-        assert in_child(train(whole, False)), "the undisturbed training fails"
-        seconds = time.perf_counter() - start
+        in_child(train(whole, False))
+        each = float((whole / "seconds").read_text()) / steps
         wanted = torch.load(whole / "weights.pt")
         resumed = exact = from_checkpoint = 0
         for number in range(count):
             folder = Path(base) / str(number)
-            while in_child(train(folder, False), draw.uniform(0.3, 0.95) * seconds):
-                shutil.rmtree(folder)  # it was at its end before the kill: another moment
+            kill = (draw.randrange(1, steps - 1), draw.uniform(0, each))
+            assert in_child(train(folder, False, kill)) == signal.SIGKILL, "it was at its end before the kill"
             from_checkpoint += newest_checkpoint(folder) is not None
-            if in_child(train(folder, True)):
-                resumed += 1
-                weights = torch.load(folder / "weights.pt")
-                exact += all(torch.equal(weights[key], wanted[key]) for key in wanted)
+            in_child(train(folder, True))
+            weights = torch.load(folder / "weights.pt")
+            resumed += 1
+            exact += all(torch.equal(weights[key], wanted[key]) for key in wanted)
+            shutil.rmtree(folder)
     return {
         "name": f"{name}: killed",
         "runs": count,

@@ -192,6 +192,28 @@ def test_the_prefix_exercise_is_what_peft_hands_to_the_layers(base):
                 torch.testing.assert_close(found[layer, 1, row], cached.values[0])
 
 
+def test_a_prefix_from_a_sentence_is_the_written_sentence(base):
+    from peft import get_peft_model
+    from transformers import BatchEncoding
+
+    sentence, text = ids(7, 21, 4, 33, 50), ids(9, 12)
+    space = named(
+        "from_the_sentence",
+        base=base,
+        tokenizer=lambda text, return_tensors: BatchEncoding({"input_ids": sentence}),
+        TASKS={"news": {"sentence": "any"}},
+        VIRTUAL_TOKENS=TOKENS,
+    )
+    model = get_peft_model(base, prefix_config())
+    with torch.no_grad():
+        written = base(input_ids=torch.cat([sentence, text], 1)).logits[:, TOKENS:]
+        random = model(input_ids=text, attention_mask=torch.ones(1, 2)).logits
+        space["from_the_sentence"](model)
+        started = model(input_ids=text, attention_mask=torch.ones(1, 2)).logits
+    assert not torch.allclose(random, written, atol=1e-2)
+    torch.testing.assert_close(started, written, atol=1e-4, rtol=1e-4)
+
+
 # ---- What no prompt can change ----------------------------------------------------------------------
 
 

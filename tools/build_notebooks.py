@@ -10,6 +10,7 @@ python tools/build_notebooks.py --repository owner/name   write Colab badges (em
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import re
@@ -213,7 +214,8 @@ def problems(notebook: NotebookNode, source: Path | None = None) -> list[str]:
 def build(lesson: Lesson, scale: str, target: Path, source: Path | None = None) -> NotebookNode:
     """Convert, execute, clean and stamp one lesson, and write it to ``target``.
 
-    Raises LessonError if a cell fails or the result may not be committed; ``target`` is then as it was.
+    Raises LessonError if a cell fails or the result may not be committed; ``target`` is then as it was, and the
+    notebook as far as it came lies in outputs/refused.
     """
     source = source or ROOT / lesson.source
     notebook = convert(source, lesson.id, lesson.notebook, repository())
@@ -224,7 +226,7 @@ def build(lesson: Lesson, scale: str, target: Path, source: Path | None = None) 
         if scale != "gpu":  # whose models come from the Hub
             variables["HF_HUB_OFFLINE"] = "1"
         start = time.perf_counter()
-        with environment(variables):
+        with environment(variables), kept_if_refused(notebook, lesson):
             execute(notebook, target.parent, tell=lambda text: print(f"  {text}", flush=True))
         seconds = time.perf_counter() - start
         clean(notebook, {f"LESSONKIT_SCALE={scale} asks for it": _usual_reason(scale), f"{folder}/": ""})
@@ -236,13 +238,27 @@ def build(lesson: Lesson, scale: str, target: Path, source: Path | None = None) 
         seconds=int(-(-seconds // SECONDS_STEP) * SECONDS_STEP),
     )
     found = problems(notebook, source)
-    if found:
-        raise LessonError(
-            f"{lesson.notebook} may not be committed: " + "; ".join(found), fix=f"mend {source}"
-        )
+    with kept_if_refused(notebook, lesson):
+        if found:
+            raise LessonError(
+                f"{lesson.notebook} may not be committed: " + "; ".join(found), fix=f"mend {source}"
+            )
     write(notebook, target)
     print(f"  {lesson.notebook}: {seconds:.0f} s, {target.stat().st_size / 1000:.0f} kB")
     return notebook
+
+
+@contextlib.contextmanager
+def kept_if_refused(notebook: NotebookNode, lesson: Lesson) -> Iterator[None]:
+    """Keep a notebook that fails or may not be committed where its author can read it."""
+    try:
+        yield
+    except LessonError:
+        path = ROOT / "outputs/refused" / Path(lesson.notebook).relative_to("notebooks")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(notebook, path)
+        print(f"  as far as it came: {path.relative_to(ROOT)}")
+        raise
 
 
 def _usual_reason(scale: str) -> str:

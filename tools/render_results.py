@@ -94,8 +94,9 @@ def survival(measured: dict[str, Any]) -> Iterator[str]:
         yield f"| {row['name']} | {row['runs']} | {row['survived']} | {went_on} | {same} |"
     yield ""
     yield (
-        "Kills at random moments; so that these short trainings have checkpoints, they were written more often than the "
-        f"usual 2 % of the time. {_measured_on(measured)}"
+        "Kills at a random moment of a random step, after the first and before the last; so that trainings this short have "
+        "checkpoints, one was written after every step, not as usual for 2 % of the time. "
+        f"{_measured_on(measured)}"
     )
 
 

@@ -33,11 +33,20 @@ BREAKS = frozenset(
 
 @dataclass
 class Rows:
-    """The rows under way. texts, labels: (n,); labels is None without a label. lines: where each stood in the file."""
+    """The rows under way. texts, labels: (n,); labels is None without a label. lines: where each stood in the file.
+    known: ``same`` of texts for which it was asked already.
+    """
 
     texts: list[str]
     labels: list[str] | None
     lines: list[int]
+    known: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def plain(self) -> list[str]:
+        """(n,) ``same`` of each text."""
+        known = self.known
+        return [known[each] if each in known else known.setdefault(each, same(each)) for each in self.texts]
 
     def kept(self, keep: list[bool]) -> Rows:
         """Only the rows that ``keep`` marks."""
@@ -46,7 +55,10 @@ class Rows:
             return [value for value, wanted in zip(values, keep, strict=True) if wanted]
 
         return Rows(
-            chosen(self.texts), None if self.labels is None else chosen(self.labels), chosen(self.lines)
+            chosen(self.texts),
+            None if self.labels is None else chosen(self.labels),
+            chosen(self.lines),
+            self.known,
         )
 
 
@@ -67,7 +79,7 @@ class Cured:
 
 
 def _each_text(change: Callable[[str], str]) -> Callable[[Rows], Rows]:
-    return lambda rows: Rows([change(each) for each in rows.texts], rows.labels, rows.lines)
+    return lambda rows: Rows([change(each) for each in rows.texts], rows.labels, rows.lines, rows.known)
 
 
 def _right_encoding(text: str) -> str:
@@ -124,7 +136,8 @@ def _usual_spelling(rows: Rows) -> Rows:
     usual: dict[str, str] = {}
     for label, _ in counts.most_common():
         usual.setdefault(plain_label(label), " ".join(label.split()))
-    return Rows(rows.texts, [usual[plain_label(each)] for each in rows.labels], rows.lines)
+    labels = [usual[plain_label(each)] for each in rows.labels]
+    return Rows(rows.texts, labels, rows.lines, rows.known)
 
 
 def _no_typos(rows: Rows) -> Rows:
@@ -135,28 +148,34 @@ def _no_typos(rows: Rows) -> Rows:
         names.setdefault(plain_label(label), label)
     meant = dict(similar_labels(dict(Counter(map(plain_label, rows.labels)))))
     labels = [names[meant[plain_label(each)]] if plain_label(each) in meant else each for each in rows.labels]
-    return Rows(rows.texts, labels, rows.lines)
+    return Rows(rows.texts, labels, rows.lines, rows.known)
 
 
 def _no_contradictions(rows: Rows) -> Rows:
     if rows.labels is None:
         return rows
+    keys = _keys(rows)
     of_text: dict[str, set[str]] = defaultdict(set)
-    for text, label in zip(rows.texts, rows.labels, strict=True):
-        of_text[same(text) or text].add(plain_label(label))
-    return rows.kept([len(of_text[same(each) or each]) == 1 for each in rows.texts])
+    for key, label in zip(keys, rows.labels, strict=True):
+        of_text[key].add(plain_label(label))
+    return rows.kept([len(of_text[each]) == 1 for each in keys])
 
 
 def _first_of_each(rows: Rows) -> Rows:
     seen: set[str] = set()
-    return rows.kept(
-        [not (key in seen or seen.add(key)) for key in (same(each) or each for each in rows.texts)]
-    )
+    return rows.kept([not (key in seen or seen.add(key)) for key in _keys(rows)])
+
+
+def _keys(rows: Rows) -> list[str]:
+    """What equal texts share; a text of signs alone is like itself only."""
+    return [plain or text for plain, text in zip(rows.plain, rows.texts, strict=True)]
 
 
 def _first_of_group(rows: Rows) -> Rows:
     seen: set[int] = set()
-    return rows.kept([not (each in seen or seen.add(each)) for each in duplicate_groups(rows.texts)])
+    return rows.kept(
+        [not (each in seen or seen.add(each)) for each in duplicate_groups(rows.texts, plain=rows.plain)]
+    )
 
 
 def _no_rare_labels(rows: Rows) -> Rows:

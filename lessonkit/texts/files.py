@@ -226,7 +226,7 @@ def _json(text: str, most: int) -> tuple[Rows, str] | None:
 
 def _json_lines(text: str, most: int) -> tuple[Rows, str] | None:
     records, aside = [], []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):  # no others: a text may hold U+2028
         if not line.strip():
             continue
         try:

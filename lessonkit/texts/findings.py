@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from lessonkit.texts.duplicates import MOST_COMPARED, duplicate_groups, same
@@ -22,6 +23,7 @@ __all__ = [
 
 #: What programs write for a missing value.
 NULL_WORDS = frozenset({"na", "n/a", "nan", "null", "none", "nil", "#n/a", "<na>", "-", "?"})
+LONGEST_NULL = max(map(len, NULL_WORDS))
 TAG = re.compile(
     r"</?(?:p|br|div|span|a|b|i|em|strong|ul|ol|li|h[1-6]|table|t[rdh]|img|script|style|html|body)\b[^>]*>",
     re.I,
@@ -58,7 +60,8 @@ class Finding:
 @dataclass
 class Checked:
     """texts, labels: (n,) strings; labels is None where there is none. tokens: (n,) token counts, None without a tokenizer.
-    limit: the most tokens the model takes. groups: near-duplicates, (n,), see ``duplicate_groups``.
+    limit: the most tokens the model takes. groups: near-duplicates, (n,), see ``duplicate_groups``. plain: (n,) ``same``
+    of each text; both are computed if not given.
     """
 
     texts: Sequence[str]
@@ -66,11 +69,15 @@ class Checked:
     tokens: Sequence[int] | None = None
     limit: int | None = None
     groups: list[int] = field(default_factory=list)
+    plain: Sequence[str] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        self.groups = self.groups or duplicate_groups(
-            ["" if is_missing(each) else each for each in self.texts]
-        )
+        self.plain = self.plain or [same(each) for each in self.texts]
+        if not self.groups:
+            filled = [
+                "" if is_missing(text) else plain for text, plain in zip(self.texts, self.plain, strict=True)
+            ]
+            self.groups = duplicate_groups(self.texts, plain=filled)
 
 
 def find_all(checked: Checked) -> list[Finding]:
@@ -79,6 +86,7 @@ def find_all(checked: Checked) -> list[Finding]:
     return sorted(found, key=lambda each: ("stop", "mend", "note").index(each.level))
 
 
+@lru_cache(maxsize=10_000)
 def plain_label(label: str) -> str:
     """What two spellings of one label share: no case, no spaces at the ends, one space or sign between words."""
     label = " ".join(label.split()).casefold()
@@ -89,7 +97,7 @@ def plain_label(label: str) -> str:
 
 def looks_double_encoded(text: str) -> bool:
     """UTF-8 that was read as Windows text, such as Ã© for é."""
-    return bool(MOJIBAKE.search(text))
+    return not text.isascii() and bool(MOJIBAKE.search(text))
 
 
 def _rows(values: Sequence[str], test: Callable[[str], Any]) -> tuple[int, ...]:
@@ -98,7 +106,8 @@ def _rows(values: Sequence[str], test: Callable[[str], Any]) -> tuple[int, ...]:
 
 def is_missing(value: str) -> bool:
     """Nothing but spaces, or a word such as NULL."""
-    return not value.strip() or value.strip().casefold() in NULL_WORDS
+    word = value.strip()
+    return not word or (len(word) <= LONGEST_NULL and word.casefold() in NULL_WORDS)
 
 
 def _count(rows: Sequence[int], one: str, many: str) -> str:
@@ -150,7 +159,7 @@ def _encoding(c: Checked) -> Iterator[Finding]:
     if rows:
         said = f"{_count(rows, 'text holds', 'texts hold')} \ufffd, where letters were lost before or while it was read."
         yield Finding("lost letters", "note", said, rows)
-    rows = _rows(c.texts, CONTROL.search)
+    rows = _rows(c.texts, lambda text: not text.isprintable() and CONTROL.search(text))
     if rows:
         said = (
             f"{_count(rows, 'text holds', 'texts hold')} invisible characters (controls, zero-width spaces)."
@@ -159,7 +168,9 @@ def _encoding(c: Checked) -> Iterator[Finding]:
 
 
 def _markup(c: Checked) -> Iterator[Finding]:
-    rows = _rows(c.texts, lambda text: TAG.search(text) or ENTITY.search(text))
+    rows = _rows(
+        c.texts, lambda text: ("<" in text and TAG.search(text)) or ("&" in text and ENTITY.search(text))
+    )
     if rows:
         yield Finding(
             "HTML",
@@ -182,14 +193,14 @@ def _repeats(c: Checked) -> Iterator[Finding]:
     by_text: dict[str, list[int]] = defaultdict(list)
     for place, text in enumerate(c.texts):
         if not is_missing(text):
-            by_text[same(text) or text].append(place)
+            by_text[c.plain[place] or text].append(place)
     several = [rows for rows in by_text.values() if len(rows) > 1]
-    torn = [
-        rows
-        for rows in several
-        if len({plain_label(labels[each]) for each in rows if not is_missing(labels[each])}) > 1
-    ]
-    again = [each for rows in several if rows not in torn for each in rows[1:]]
+    torn, again = [], []
+    for rows in several:
+        if len({plain_label(labels[each]) for each in rows if not is_missing(labels[each])}) > 1:
+            torn.append(rows)
+        else:
+            again += rows[1:]
     if again:
         said = f"{_count(again, 'text stands', 'texts stand')} there before, but for case, signs and spaces."
         yield Finding("duplicates", "mend", said, tuple(sorted(again)), "keeps the first of each")
@@ -200,12 +211,9 @@ def _repeats(c: Checked) -> Iterator[Finding]:
     exact = {each for rows in several for each in rows[1:]}
     sizes = Counter(c.groups)
     near = [each for each in range(len(c.texts)) if sizes[c.groups[each]] > 1 and each not in exact]
+    sizes = Counter(c.groups[each] for each in near)
+    near = [each for each in near if sizes[c.groups[each]] > 1]
     groups = {c.groups[each] for each in near}
-    near = (
-        [each for each in near if sum(c.groups[other] == c.groups[each] for other in near) > 1]
-        if len(near) < 5000
-        else near
-    )
     if near:
         said = (
             f"{len(near):,} texts are nearly the same as another one (80 % of their pieces), in {len(groups):,} groups. "
@@ -261,11 +269,14 @@ def similar_labels(counts: dict[str, int]) -> Iterator[tuple[str, str]]:
     """(rare, frequent) pairs of labels that differ in a letter or two; digits are never typos."""
     from rapidfuzz import fuzz
 
+    frequent = {each: many for each, many in counts.items() if many >= 5}
     for odd, few in counts.items():
+        if few > 5 or len(odd) <= 3:
+            continue
         best = [
             (fuzz.ratio(odd, each), each)
-            for each, many in counts.items()
-            if each != odd and many >= 5 * few and few <= 5 and len(odd) > 3
+            for each, many in frequent.items()
+            if each != odd and many >= 5 * few
         ]
         best = [
             (ratio, each)
@@ -317,19 +328,22 @@ def _balance(c: Checked, counts: Counter[str]) -> Iterator[Finding]:
         )
         yield Finding("imbalance", "note", said)
     names = [each for each in counts if len(each) > 3 and not each.isdigit()]
-    told = [
-        place
-        for place, (text, label) in enumerate(zip(c.texts, c.labels or [], strict=True))
-        if plain_label(label) in names and re.search(rf"\b{re.escape(plain_label(label))}\b", text.casefold())
-    ]
-    among = sum(plain_label(each) in names for each in c.labels or [])
+    words = {each: re.compile(rf"\b{re.escape(each)}\b") for each in names}
+    told = []
+    for place, (text, label) in enumerate(zip(c.texts, c.labels or [], strict=True)):
+        word = words.get(plain_label(label))
+        if word and plain_label(label) in (folded := text.casefold()) and word.search(folded):
+            told.append(place)
+    among = sum(plain_label(each) in words for each in c.labels or [])
     if among and len(told) > SHARE_TOLD * among:
         said = f"{len(told):,} texts hold their own label as a word: is the answer written in the question?"
         yield Finding("label in the text", "note", said, tuple(told))
 
 
 def _length(c: Checked) -> Iterator[Finding]:
-    rows = _rows(c.texts, lambda text: not is_missing(text) and len(text.split()) < SHORT_WORDS)
+    rows = _rows(
+        c.texts, lambda text: not is_missing(text) and len(text.split(maxsplit=SHORT_WORDS)) < SHORT_WORDS
+    )
     if rows and len(rows) < len(c.texts):
         yield Finding(
             "very short texts", "note", f"{_count(rows, 'text has', 'texts have')} a single word.", rows

@@ -91,7 +91,7 @@ class TextReport:
             if name in wanted:
                 before, rows = rows, cure(rows)
                 steps.append(_step(name, before, rows))
-        left = find_all(Checked(rows.texts, rows.labels))
+        left = find_all(Checked(rows.texts, rows.labels, plain=rows.plain))
         warning = next((f"✖ {each.said}" for each in left if each.level == "stop"), "")
         return Cured(_dataset(rows), [each for each in steps if each], warning)
 

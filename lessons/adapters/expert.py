@@ -32,8 +32,8 @@ TRAIN_TEXTS = lesson.pick(smoke=48, laptop=1300, gpu=1300)  # of each task
 VALIDATION_TEXTS = lesson.pick(smoke=32, laptop=250, gpu=250)  # of each task, for choices
 TEST_TEXTS = lesson.pick(smoke=32, laptop=400, gpu=2000)  # of each task, or all it has
 MAX_LENGTH = lesson.pick(smoke=24, laptop=24, gpu=128)  # tokens of each text that are read
-STEPS = lesson.pick(smoke=2, laptop=100, gpu=300)  # for each task's adapter
-SHORT_STEPS = lesson.pick(smoke=2, laptop=25, gpu=80)  # where places are compared: each text is seen once
+STEPS = lesson.pick(smoke=2, laptop=80, gpu=300)  # for each task's adapter
+SHORT_STEPS = lesson.pick(smoke=2, laptop=20, gpu=80)  # where places are compared: each text is seen once
 FUSION_STEPS = lesson.pick(smoke=2, laptop=60, gpu=240)
 SEEDS = lesson.pick(smoke=[0], laptop=[0, 1], gpu=[0, 1, 2])
 BATCH_SIZE, WIDTH = 16, 64
@@ -130,14 +130,19 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 class MeanForSequenceClassification(BertForSequenceClassification):
     """The head reads the mean of the tokens' vectors, as in the intermediate lesson."""
 
+    outputs = slice(0, None)  # those that the loss compares: all, or one task's
+
     def forward(self, input_ids, attention_mask, labels=None, **_):
         states = self.bert(input_ids, attention_mask).last_hidden_state  # (batch, tokens, hidden)
         mask = attention_mask[..., None]
         logits = self.classifier((states * mask).sum(1) / mask.sum(1))
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, self.outputs].float(), labels - self.outputs.start)
         return SequenceClassifierOutput(loss, logits)
 
 
+# %%
 def fresh_model(seed=0):
     set_seed(seed)  # the same random head each time
     return lessonkit.load_model(
@@ -166,6 +171,7 @@ text = validation["wires"][1]
 states = model.bert(torch.tensor([text["input_ids"]]), output_hidden_states=True).hidden_states
 x = states[2][0]  # what comes into layer 2: (tokens, hidden)
 
+# %%
 differences = {}
 add_adapter(model, "any", bottleneck=8, init="near-identity")
 adapter = model.bert.encoder.layer[2].output.dense.adapters["any"]
@@ -315,6 +321,7 @@ class Change(nn.Module):
         return self.s * self.up(self.f(self.down(x)))
 
 
+# %%
 def insert(model, place=None, f=F.relu, s=1.0):
     """A Change behind or beside each feed-forward block; the rest is frozen, but for the head."""
     model.requires_grad_(False)
@@ -350,10 +357,7 @@ def check_places():
     for one, other in zip(sequential.bert.encoder.layer, library.bert.encoder.layer):
         nn.init.normal_(one.change.up.weight, std=0.02)
         other.output.dense.adapters["any"].load_state_dict(one.change.state_dict())
-    few = {
-        "input_ids": torch.tensor([text["input_ids"]]),
-        "attention_mask": torch.tensor([text["attention_mask"]]),
-    }
+    few = {key: torch.tensor([text[key]]) for key in ("input_ids", "attention_mask")}
     found["sequential"] = (sequential(**few).logits - library(**few).logits).abs().max()
     return found
 
@@ -371,6 +375,15 @@ for name, difference in check_places().items():
 from transformers import Trainer, TrainingArguments
 
 
+def optimizer_for(model, rate):
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    fusion = [name for name in trained if ".fusion." in name]  # section 5
+    groups = [{"params": [trained.pop(name) for name in fusion], "lr": FUSION_RATE, "weight_decay": 0.01}]
+    groups.append({"params": list(trained.values()), "lr": rate, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups)
+
+
+# %%
 def train(model, dataset, steps=STEPS, seed=0, rate=LEARNING_RATE):
     arguments = TrainingArguments(
         output_dir=str(lesson.folder / "trainer"),
@@ -384,14 +397,11 @@ def train(model, dataset, steps=STEPS, seed=0, rate=LEARNING_RATE):
         report_to="none",
         seed=seed,
     )
-    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    fusion = [name for name in trained if ".fusion." in name]  # section 5
-    groups = [{"params": [trained.pop(name) for name in fusion], "lr": FUSION_RATE, "weight_decay": 0.01}]
-    groups.append({"params": list(trained.values()), "lr": rate, "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW(groups)
-    trainer = Trainer(
-        model, arguments, train_dataset=dataset, data_collator=collator, optimizers=(optimizer, None)
-    )
+    first, last = min(dataset["label"]), max(dataset["label"])
+    own = [place for place in columns.values() if place.start <= first and last < place.stop]
+    model.outputs = own[0] if own else slice(0, None)  # a task's texts: its topics alone compete
+    optimizers = optimizer_for(model, rate), None
+    trainer = Trainer(model, arguments, train_dataset=dataset, data_collator=collator, optimizers=optimizers)
     run = lessonkit.run(trainer)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it would stay in bf16
     return run
@@ -636,6 +646,8 @@ makers = {
     "outputs averaged": outputs_averaged,
     "fusion": lambda: add_fusion(shelf()),
 }
+
+# %%
 models = {}
 for name, make in makers.items():
     models[name] = model = make()
@@ -821,6 +833,7 @@ add_adapter(timed, "any", bottleneck=WIDTH)
 full = fresh_model().to(device).eval()
 
 
+# %%
 def step(n):
     model = full if n == "full" else timed
     if n != "full":

@@ -28,21 +28,22 @@ lesson = lessonkit.start("intermediate/prompt-tuning")
 
 # %%
 MODEL = lesson.pick(smoke="smollm2", laptop="smollm2", gpu="HuggingFaceTB/SmolLM2-1.7B-Instruct")
-TEXT_TOKENS = lesson.pick(smoke=6, laptop=12, gpu=64)  # of each text: a headline and a little more
-STEPS = lesson.pick(smoke=1, laptop=24, gpu=150)  # of each training
-BATCH_SIZE = lesson.pick(smoke=2, laptop=4, gpu=16)
+TEXT_TOKENS = lesson.pick(smoke=6, laptop=16, gpu=64)  # of each text: a headline and a little more
+STEPS = lesson.pick(smoke=1, laptop=20, gpu=150)  # of each training
+BATCH_SIZE = lesson.pick(smoke=2, laptop=6, gpu=16)
 VALIDATION_TEXTS = lesson.pick(smoke=4, laptop=80, gpu=300)
-TEST_TEXTS = lesson.pick(smoke=8, laptop=160, gpu=450)
+TEST_TEXTS = lesson.pick(smoke=8, laptop=200, gpu=450)
 VIRTUAL_TOKENS = 12
-PROMPT_RATE = 3e-2  # the learning rate of vectors by themselves
-NETWORK_RATE = 3e-3  # and of P-tuning's network and LoRA's matrices
+PROMPT_RATE = 2e-2  # the learning rate of vectors at the input
+PREFIX_RATE = 1e-2  # of keys and values in every layer
+NETWORK_RATE = 3e-3  # of P-tuning's network and LoRA's matrices
 SEED = 0
 
 # %% [markdown]
 # ## 1. One base, three tasks
 #
-# BBC news, posts to Usenet newsgroups, and the Reuters wires of the first lessons. For each topic the model shall say
-# a word that is one token. Each task also has a sentence, from which its prompt will start.
+# BBC news, Usenet posts, and the news again, to be filed under in-house codes, a letter for each topic, in no order. The
+# model shall answer with one token. Each task has a sentence, from which its prompt will start.
 
 # %%
 TASKS = {
@@ -58,12 +59,10 @@ TASKS = {
         "topics": ["rec.autos", "talk.politics.guns", "rec.sport.hockey", "sci.med", "sci.space"],
         "words": ["cars", "guns", "hockey", "medicine", "space"],
     },
-    "wires": {
-        "dataset": "reuters-r8",
-        "sentence": "Topic: earnings, takeover, oil, trade or interest?",
-        "topics": ["earn", "acq", "crude", "trade", "interest"],
-        "words": ["earnings", "takeover", "oil", "trade", "interest"],
-    },
+}
+TASKS["codes"] = TASKS["news"] | {
+    "sentence": "Code: A, B, C, D or E? Which one is it?",
+    "words": ["D", "B", "E", "A", "C"],
 }
 tokenizer = lessonkit.load_tokenizer(MODEL)
 
@@ -104,11 +103,12 @@ for task, rows in data.items():
     print(f"{task:<6} {tokenizer.decode(rows['train'][0]['input_ids'])!r}")
 
 # %% [markdown]
-# The base is frozen, so it may stay in 16 bits where the hardware computes in them. **One copy serves every training
-# below**; at the end you'll check that no weight has moved.
+# The base is frozen, so it may stay in 16 bits where the hardware computes in them. **One copy serves every training**;
+# at the end you'll check that no weight has moved.
 
 # %%
 import torch
+from transformers import Trainer, TrainingArguments, set_seed
 
 base = lessonkit.load_model(MODEL, dtype=lesson.hardware.dtype).to(lesson.hardware.device)
 layers, hidden = base.config.num_hidden_layers, base.config.hidden_size
@@ -145,8 +145,8 @@ def collator(rows):
 
 # %%
 @torch.inference_mode()
-def predict(model, rows, words):
-    """For each row, the number of the word that is likeliest as its answer."""
+def word_scores(model, rows, words):
+    """The logits of the words as each row's answer, (rows, words)."""
     model.eval()
     ids = [tokenizer(" " + word)["input_ids"][0] for word in words]
     found = []
@@ -155,8 +155,14 @@ def predict(model, rows, words):
         answers = batch.pop("shift_labels") != -100  # where, among the columns kept, an answer stands
         del batch["labels"]  # no loss is needed
         logits = model(**batch).logits  # (rows, columns kept, vocabulary)
-        found += logits[range(len(logits)), answers.int().argmax(1)][:, ids].argmax(-1).tolist()
-    return found
+        found.append(logits[range(len(logits)), answers.int().argmax(1)][:, ids].float().cpu())
+    return torch.cat(found)
+
+
+# %%
+def predict(model, rows, words):
+    """For each row, the number of the word that is likeliest as its answer."""
+    return word_scores(model, rows, words).argmax(-1).tolist()
 
 
 def truth(rows, words):
@@ -169,8 +175,9 @@ def score(predicted, rows, words):
 
 
 # %% [markdown]
-# Baselines on the test texts of `news`: the most frequent topic; counting words, with the same training texts that the
-# prompts will see; and a *written* prompt, the sentence above, in front of every text.
+# Baselines on the test texts of `news`: the most frequent topic; counting words, on the texts that the prompts will be
+# trained on; and a *written* prompt, the sentence in front of every text, also calibrated as in the beginner lesson (from
+# each word's score its mean over the validation texts is taken away).
 
 # %%
 from peft import PromptTuningConfig, get_peft_model
@@ -197,13 +204,19 @@ def soft_prompt(task, tokens=VIRTUAL_TOKENS, start="TEXT"):
 news = data["news"]
 counting = make_pipeline(TfidfVectorizer(), LogisticRegression(C=100, max_iter=1000))
 counting.fit(texts_of(news["train"]), truth(news["train"], words["news"]))
-counted = counting.predict(texts_of(news["test"]))
-written = predict(get_peft_model(base, soft_prompt("news")), news["test"], words["news"])
-print("counting words: ", score(counted, news["test"], words["news"]))
-print("written prompt: ", score(written, news["test"], words["news"]))
+asked = get_peft_model(base, soft_prompt("news"))
+test_scores = word_scores(asked, news["test"], words["news"])
+usual = word_scores(asked, news["validation"], words["news"]).mean(0)
+answers = {
+    "counting words": counting.predict(texts_of(news["test"])).tolist(),
+    "written prompt": test_scores.argmax(-1).tolist(),
+    "written, calibrated": (test_scores - usual).argmax(-1).tolist(),
+}
+for name, each in answers.items():
+    print(f"{name:<20}", score(each, news["test"], words["news"]))
 
 # %% [markdown]
-# We ran the written prompt as a *soft prompt before training*. Started from the sentence, its virtual tokens are the
+# The written prompt ran as a *soft prompt before training*. Started from the sentence, its virtual tokens are the
 # sentence's word vectors, number for number:
 
 # %% tags=["nbval-check-output"]
@@ -243,9 +256,13 @@ for ax, (title, grid) in zip(axes, pictures.items()):
     colours = ListedColormap(["white", "#dddddd", "#D55E00"])
     ax.pcolormesh(grid, cmap=colours, vmin=0, vmax=2, edgecolor="white")
     ax.axvline(VIRTUAL_TOKENS, color="black")
-    ax.set(title=title, xticks=[VIRTUAL_TOKENS / 2, VIRTUAL_TOKENS + 5], yticks=[0.5, 1.5, layers + 0.5])
+    ax.set(
+        title=title,
+        xticks=[VIRTUAL_TOKENS / 2, VIRTUAL_TOKENS + 5],
+        yticks=[0.5, layers / 2 + 1, layers + 0.5],
+    )
     ax.set_xticklabels([f"{VIRTUAL_TOKENS} virtual tokens", "a text's tokens"])
-    ax.set_yticklabels(["input", "layer 0", f"layer {layers - 1}"])
+    ax.set_yticklabels(["input", f"layer {layers // 2}", f"layer {layers - 1}"])
 plt.show()
 
 # %% [markdown]
@@ -304,18 +321,18 @@ _ = interact(show_sizes, tokens=(1, 100))
 #
 # ## 3. Length and start, on one budget
 #
-# Every training gets the same texts, order and steps, and is compared on **validation** texts out of the training
-# split. Three starts: `RANDOM`, PEFT's default; `SAMPLE_VOCAB`, words drawn from the vocabulary; `TEXT`, a sentence, cut
-# or repeated to fit. Expect random to begin worst: words' vectors here are about 3 long, random ones about 24.
+# Every training gets the same texts, order and steps, and is compared on **validation** texts. Three starts: `RANDOM`,
+# PEFT's default; `SAMPLE_VOCAB`, words drawn from the vocabulary; `TEXT`, a sentence, cut or repeated to fit. Expect
+# random to begin worst: words' vectors here are about 3 long, random ones about 24.
+
 
 # %%
-from transformers import Trainer, TrainingArguments, set_seed
-
-
-def tune(config, rows, learning_rate):
+def tune(config, rows, learning_rate, start=None):
     """The base with what the configuration adds, trained; and what that cost."""
     set_seed(SEED)
     model = get_peft_model(base, config)
+    if start:  # a function that gives it other starting values
+        start(model)
     arguments = TrainingArguments(
         output_dir=str(lesson.folder / "trainer"),
         max_steps=STEPS,
@@ -337,15 +354,15 @@ def tune(config, rows, learning_rate):
 
 # %%
 settings = {
-    "12, the sentence": soft_prompt("news"),
-    "12, words": soft_prompt("news", start="SAMPLE_VOCAB"),
-    "12, random": soft_prompt("news", start="RANDOM"),
-    "3, the sentence": soft_prompt("news", tokens=3),
-    "24, the sentence": soft_prompt("news", tokens=24),
+    "12, the sentence": {},
+    "12, words": {"start": "SAMPLE_VOCAB"},
+    "12, random": {"start": "RANDOM"},
+    "6, the sentence": {"tokens": 6},
+    "2, the sentence": {"tokens": 2},
 }
 tried, validated = {}, {}
-for name, config in settings.items():
-    tried[name] = model, run = tune(config, news["train"], PROMPT_RATE)
+for name, setting in settings.items():
+    tried[name] = model, run = tune(soft_prompt("news", **setting), news["train"], PROMPT_RATE)
     predicted = predict(model, news["validation"], words["news"])
     validated[name] = score(predicted, news["validation"], words["news"])
 
@@ -362,45 +379,70 @@ starts = {name: (range(1, STEPS + 1), losses[name]) for name in list(losses)[:3]
 ax = lessonkit.plots.curves(
     starts, xlabel="step", ylabel="training loss", title="Three starts, twelve tokens"
 )
+best = max(validated, key=lambda name: validated[name].accuracy)  # the first, if several are
+print("best on the validation texts:", best)
 
 # %% [markdown]
 # READ-GRID
 #
 # ## 4. P-tuning, prefix tuning, and LoRA beside them
 #
-# The same budget. Afterwards, `unload()` takes LoRA's matrices out of the base again.
+# The same budget, and the same start where there can be one. PEFT starts a prefix from random numbers; Li and Liang
+# (section 7.4), above all with little data, from the keys and values that the model computes for real words. With the
+# sentence's, an untrained prefix *is* the written prompt:
+
+
+# %%
+@torch.no_grad()
+def from_the_sentence(model):
+    """Give a prefix the keys and values that the base computes for the sentence."""
+    sentence = tokenizer(TASKS["news"]["sentence"], return_tensors="pt").to(base.device)
+    cache = base(**sentence, use_cache=True).past_key_values
+    parts = [
+        part[0] for layer in cache.layers for part in (layer.keys, layer.values)
+    ]  # (heads, tokens, head size)
+    start = torch.cat([part.transpose(0, 1).flatten(1) for part in parts], dim=1)
+    model.prompt_encoder["default"].embedding.weight.copy_(start[:VIRTUAL_TOKENS])
+
+
+prefix = get_peft_model(base, methods["prefix tuning"])
+few = news["validation"].select(range(4))
+for when, start in {"random": None, "from the sentence": from_the_sentence}.items():
+    if start:
+        start(prefix)
+    difference = word_scores(prefix, few, words["news"]) - word_scores(asked, few, words["news"])
+    print(f"prefix, {when:<18} differs from the written prompt by {difference.abs().max():.1e}")
+
+# %% [markdown]
+# P-tuning can't start so: what its network makes at first is arbitrary. `unload()` takes LoRA's matrices out of the base
+# again.
 
 # %%
 saved, cost = {}, {}
 
 
 def keep(name, model, run):
-    """Save what was learned, and note what it cost."""
+    """Save what was learned; note what it cost, and what it answers on the test texts."""
     model.save_pretrained(lesson.folder / name)
     saved[name] = lesson.folder / name / "adapter_model.safetensors"
     cost[name] = model.get_nb_trainable_parameters()[0], run.seconds
 
-
-answers = {}
-keep("prompt tuning", *tried["12, the sentence"])
-answers["prompt tuning"] = predict(tried["12, the sentence"][0], news["test"], words["news"])
-for name, rate in {"P-tuning": NETWORK_RATE, "prefix tuning": PROMPT_RATE}.items():
-    model, run = tune(methods[name], news["train"], rate)
-    keep(name, model, run)
     answers[name] = predict(model, news["test"], words["news"])
 
+
 # %%
+keep("prompt tuning", *tried[best])
+keep("P-tuning", *tune(methods["P-tuning"], news["train"], NETWORK_RATE))
+keep("prefix tuning", *tune(methods["prefix tuning"], news["train"], PREFIX_RATE, from_the_sentence))
 lora_config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
 model, run = tune(lora_config, news["train"], NETWORK_RATE)
 keep("LoRA", model, run)
-answers["LoRA"] = predict(model, news["test"], words["news"])
 base = model.unload()
 
 # %%
 print(f"{'':<14}{'trained':>10}{'saved bytes':>13}{'seconds':>9}   accuracy on the test texts")
-for name, predicted in answers.items():
-    scores = score(predicted, news["test"], words["news"])
-    number, seconds = cost[name]
+for name, (number, seconds) in cost.items():
+    scores = score(answers[name], news["test"], words["news"])
     low, high = scores.interval
     print(
         f"{name:<14}{number:>10,}{saved[name].stat().st_size:>13,}{seconds:>9.0f}"
@@ -433,10 +475,8 @@ def compare(first, second):
     print(lessonkit.compare_classifiers(news_truth, answers[first], answers[second], names=(first, second)))
 
 
-answers |= {"the written prompt": written, "counting words": list(counted)}
-compare("prompt tuning", "the written prompt")
-compare("prompt tuning", "counting words")
-compare("prompt tuning", "LoRA")
+for other in ("written, calibrated", "counting words", "LoRA"):
+    compare("prompt tuning", other)
 
 # %% [markdown]
 # READ-COMPARE
@@ -445,20 +485,25 @@ compare("prompt tuning", "LoRA")
 #
 # ## 5. Different prompts for different rows of one batch
 #
-# A prompt is input, so nothing forces the rows of a batch to share one. Two more tasks, the same base:
+# A prompt is input, so nothing forces the rows of a batch to share one. The two other tasks, with the same base and the
+# setting that was best for `news`:
 
 # %%
-for task in ("posts", "wires"):
-    model, run = tune(soft_prompt(task), data[task]["train"], PROMPT_RATE)
-    keep(task, model, run)
-    print(f"{task}:", score(predict(model, data[task]["test"], words[task]), data[task]["test"], words[task]))
+tuned = {}
+for task in ("posts", "codes"):
+    model, run = tune(soft_prompt(task, **settings[best]), data[task]["train"], PROMPT_RATE)
+    tuned[task] = model
+    model.save_pretrained(lesson.folder / task)
+    saved[task] = lesson.folder / task / "adapter_model.safetensors"
+    predicted = predict(model, data[task]["validation"], words[task])
+    print(f"{task}, validation texts:", score(predicted, data[task]["validation"], words[task]))
 saved["news"] = saved["prompt tuning"]
 prompts = {task: load_file(saved[task])["prompt_embeddings"].to(base.device) for task in TASKS}
 print({task: tuple(prompt.shape) for task, prompt in prompts.items()})
 
 # %% [markdown]
-# Now the batch, by hand: each row is its own task's prompt, then its own words. Padding goes to the far left, *before*
-# the prompt, with 0 in the mask.
+# The batch, by hand: each row is its own task's prompt, then its words. Padding goes to the far left, *before* the
+# prompt, with 0 in the mask.
 
 # %%
 from torch.nn.utils.rnn import pad_sequence
@@ -483,7 +528,7 @@ def without_answer(task, number):
     return data[task]["test"][number]["input_ids"][:-1]
 
 
-tasks = ["news", "wires", "posts", "news"]
+tasks = ["news", "codes", "posts", "news"]
 texts = [without_answer(task, number) for number, task in enumerate(tasks)]
 texts[3] = texts[3][2:]  # a shorter row
 batch = mixed_batch(base, prompts, tasks, texts)
@@ -491,15 +536,15 @@ print("inputs_embeds", tuple(batch["inputs_embeds"].shape))
 print(batch["attention_mask"])
 
 # %% [markdown]
-# Is that what PEFT computes for each row alone? In 32 bits, where rounding is small, we expect differences near a
-# millionth of the logits' size; and large ones, as a counter-check, if every row gets the first row's prompt.
+# Is that what PEFT computes for each row alone? In 32 bits we expect differences near a millionth of the logits' size;
+# and large ones, as a counter-check, if every row gets the first row's prompt.
 
 # %%
 from peft import PeftModel
 
 base.float()
 served = PeftModel.from_pretrained(base, saved["news"].parent, adapter_name="news")
-for task in ("posts", "wires"):
+for task in ("posts", "codes"):
     served.load_adapter(saved[task].parent, adapter_name=task)
 
 
@@ -606,8 +651,7 @@ answer = TODO
 lesson.exercise("rescaled-attention").check(answer)
 
 # %% [markdown]
-# Measured with the trained prefix, in the first layer, where the text's tokens have the same scores for each other
-# as without.
+# Measured with the trained prefix, in the first layer, where the text's tokens score each other as without it.
 
 # %%
 base.float().set_attn_implementation("eager")  # the implementation that can hand out its attention
@@ -653,33 +697,28 @@ print(f"LoRA,   layer  0: {change:.1e}")
 # %% [markdown]
 # In the first layer the prefix leaves the words' proportions alone, to rounding; LoRA, which changes the queries, does
 # not. Higher up the prefix does alter them, but only through what it *added* to the tokens below.
-# [Petrov, Torr and Bibi](https://arxiv.org/abs/2310.19698) (2023) conclude that prompts and prefixes bring out skills that
-# a model has, and may fail at tasks that need new attention patterns.
+# [Petrov, Torr and Bibi](https://arxiv.org/abs/2310.19698) (2024) conclude that prompts and prefixes bring out skills that
+# a model has, and may fail at tasks that need new attention patterns. (No law for every model: frozen transformers can
+# be [built](https://arxiv.org/abs/2402.14753) that a prefix turns into almost any function.)
 #
 # ## 7. Where it fails, and why scale helps
 #
-# The same headlines, but the answers are in-house codes, a letter for each topic, in no order: the base can't know that
-# sport is `A`. Same budget: does the prompt keep up with LoRA?
+# `codes` asks about the same headlines as `news`, but the base can't know that sport is `A`. Does its prompt keep up with
+# LoRA, on the same budget?
 
 # %%
 base.set_attn_implementation(lesson.hardware.attention)
 base.to(getattr(torch, lesson.hardware.dtype))
 
-TASKS["codes"] = TASKS["news"] | {
-    "sentence": "Code: A, B, C, D or E? Which one is it?",
-    "words": ["D", "B", "E", "A", "C"],
-}
-codes, words["codes"] = prepare("codes"), TASKS["codes"]["words"]
-for name, config, rate in (
-    ("prompt, codes", soft_prompt("codes"), PROMPT_RATE),
-    ("LoRA, codes", lora_config, NETWORK_RATE),
-):
-    model, run = tune(config, codes["train"], rate)
-    answers[name] = predict(model, codes["test"], words["codes"])
-    if name == "LoRA, codes":
-        base = model.unload()
+codes = data["codes"]
+answers["prompt, codes"] = predict(tuned["codes"], codes["test"], words["codes"])
+model, run = tune(lora_config, codes["train"], NETWORK_RATE)
+answers["LoRA, codes"] = predict(model, codes["test"], words["codes"])
+base = model.unload()
 
 # %%
+for name in ("prompt, codes", "LoRA, codes"):
+    print(f"{name:<14}", score(answers[name], codes["test"], words["codes"]))
 compare("prompt tuning", "LoRA")
 compare("prompt, codes", "LoRA, codes")
 shares = {
@@ -693,9 +732,24 @@ ax = lessonkit.plots.bars(
 # %% [markdown]
 # READ-CODES
 #
+# **Why scale helps.** [Lester et al.](https://arxiv.org/abs/2104.08691) trained prompts for five sizes of T5 and compared
+# them with full fine-tuning on SuperGLUE. *Measured* (figure 1): small models stay far behind, the gap closes as they
+# grow, and at 11 billion parameters it is gone. There, length and start hardly matter either (section 3.2): a random start
+# is as good as class names, and a single virtual token does well. All that is one family of models, one set of tasks.
+#
+# *Why* is conjecture. Hardly the prompt's size: it grows with the hidden size only, so its share of the model shrinks
+# while the gap closes. That leaves what is prompted. The authors suggest that a larger model needs less of a signal to
+# be steered; it may also have more skills to call up, and more layers in which to act on what the prompt adds. You have
+# just tried the part about skills from the other side: same model, length and texts, but a task that the base can't guess.
+#
+# To *see* scale you need two sizes, and offline this course has one language model. On a GPU, `MODEL` is twelve times as
+# large: compare both gaps to LoRA there. Nor is size the only way:
+# [P-tuning v2](https://arxiv.org/abs/2110.07602), prompts in every layer, reports scores near full fine-tuning's from
+# some 300 million parameters on.
+#
 # ## 8. What goes wrong
 #
-# **Padding on the left, by PEFT**, comes *between* prompt and text, and a row's answer depends on its neighbour's length.
+# **Padding on the left, by PEFT**, comes *between* prompt and text: a row's answer depends on its neighbour's length.
 
 # %%
 short, long = without_answer("news", 0)[-6:], without_answer("news", 1)
@@ -810,7 +864,7 @@ print("after all these trainings, the base is what it was:", weights_sum() == be
 final = score(answers["prompt tuning"], news["test"], words["news"])
 lesson.record(
     prompt_accuracy=final.accuracy,
-    written_prompt_accuracy=score(written, news["test"], words["news"]).accuracy,
+    written_prompt_accuracy=score(answers["written, calibrated"], news["test"], words["news"]).accuracy,
     majority_baseline=final.baseline,
     lora_accuracy=shares["LoRA"],
     prompt_accuracy_codes=shares["prompt, codes"],

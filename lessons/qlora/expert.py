@@ -42,8 +42,8 @@ RANK, ALPHA, SEED = 8, 16, 0
 # %% [markdown]
 # ## 1. The hole, and two baselines
 #
-# As in the intermediate lesson: SmolLM2, tales of the brothers Grimm, NF4 with double quantisation for every linear layer
-# in the blocks. Whole tales are held out. One model in 16 or 32 bits serves as a stage: `put` lays any weights into it.
+# As in the intermediate lesson: SmolLM2, Grimm's tales, NF4 with double quantisation for every linear layer in the blocks.
+# Whole tales are held out. One unquantised model serves as a stage: `put` lays any weights into it.
 
 # %%
 import random
@@ -127,12 +127,12 @@ print(before["base in 16 bits"], "\n")
 print(lessonkit.compare_perplexities(before["base in NF4"], before["base in 16 bits"]))
 
 # %% [markdown]
-# That is the hole which rounding digs, and both baselines of this lesson. Where does it come from?
+# That is the hole which rounding digs, and both baselines. Where does it come from?
 #
 # ## 2. The error on its way up
 #
-# A block adds to each token's hidden state. In a 4-bit model it adds something slightly wrong, computed from something
-# already wrong. Does the error pile up? Relative error: length of the difference, divided by the right state's length.
+# A block adds to each token's hidden state. In 4 bits it adds something slightly wrong, computed from something already
+# wrong. Does the error pile up? Relative error: length of the difference, divided by the right state's length.
 
 
 # %%
@@ -166,11 +166,12 @@ for at in (0, len(right) // 2, len(right) - 2):
     )
 
 # %% [markdown]
-# READ-HIDDEN
+# At laptop scale, nearly half of the later tokens' error is there after two blocks; then it grows slowly, for the states
+# grow, too. The first token's is over a hundred times as long halfway up, and hides its errors. (Why the hump? Print
+# `length[9:13, :, 0].mean(1)`.)
 #
-# **Exercise 1, predict.** We now round one kind of matrix at a time, in all blocks. Which does most harm?
-# `"a"` query and key, which decide where attention looks; `"b"` `v_proj`, a small one; `"c"` `down_proj`, one of
-# the three largest.
+# **Exercise 1, predict.** We now round one kind of matrix at a time, in all blocks. Which does most harm? `"a"` query and
+# key, which decide where attention looks; `"b"` `v_proj`, a small one; `"c"` `down_proj`, a large one.
 
 # %%
 TODO = lessonkit.TODO
@@ -198,9 +199,9 @@ for kind, (change, low, high) in by_kind.items():
     print(f"{kind:<10}{share:>6.1%} of the weights: {change:+5.1f} % ({low:+.1f} to {high:+.1f})")
 
 # %% [markdown]
-# `down_proj`, by far: a quarter of the weights, nearly half of the harm. Its output goes straight into the hidden state,
-# and its inputs are uneven. (`llm_int8_skip_modules=["down_proj", "lm_head"]` spares it; despite its name for 4 bits,
-# too.) And one block at a time:
+# `down_proj`, by far: a quarter of the weights, about half of the seven rises together. Its output goes straight into the
+# hidden state, and its inputs are uneven. (`llm_int8_skip_modules=["down_proj", "lm_head"]` spares it, in 4 bits, too.)
+# And one block at a time:
 
 # %%
 blocks = sorted({int(name.split(".")[2]) for name in linear})
@@ -233,15 +234,15 @@ for at in some:
     )
 
 # %% [markdown]
-# Equal errors in the weights, unequal harm: some blocks can't be told from harmless, the last stands out. What counts is
-# what passes through the weights.
+# Some blocks can't be told from harmless, others can, the last among them. Block 0, after which hidden states were off by
+# about a tenth, does no harm that so few passages could show.
 #
 # *Here ends the first focus session.*
 #
 # ## 3. Other ways to spend four bits
 #
-# GPTQ and AWQ files keep whole numbers, 0 to 15, with two numbers for each group of weights: a 16-bit **scale** and a
-# 4-bit **zero-point**, the code that means 0. So a group may lie unevenly around zero.
+# GPTQ and AWQ files keep whole numbers, 0 to 15, and for each group of weights a 16-bit **scale** and a 4-bit
+# **zero-point**, the code that means 0. So a group may lie unevenly around zero.
 #
 # **Exercise 2, write code.** For one group, a tensor: *low* and *high* are its least and largest weight, stretched to
 # include 0. Scale: (high - low) / 15. Zero-point: -low / scale, rounded. Codes: weight / scale, rounded, plus zero-point,
@@ -257,8 +258,8 @@ lesson.exercise("zero-point").check(int4_group)
 
 # %% [markdown]
 # The same for all groups of a matrix, and two rivals. **MXFP4**, which recent GPUs multiply in hardware: 32 weights share
-# a power of two, stored in 8 bits; each is a tiny float (sign, 2 exponent bits, 1 of mantissa). **Q4_1**, from GGUF
-# files: groups of 32, with scale and *least weight* in 16 bits.
+# a power of two, in 8 bits; each is a tiny float (sign, 2 exponent bits, 1 of mantissa). **Q4_1**, from GGUF files: groups
+# of 32, with scale and *least weight* in 16 bits.
 
 
 # %%
@@ -313,6 +314,8 @@ SCHEMES = {  # bits per weight, and the function
     "MXFP4, nothing cut": (4 + 8 / 32, lambda matrix: mxfp4(matrix, cut=False)),
     "Q4_1, groups of 32": (4 + (16 + 16) / 32, q4_1),
 }
+
+# %%
 stranger = lessonkit.load_model("minilm").encoder.layer[3].intermediate.dense.weight.detach().to(device)
 print(f"{'':<32}{'bits':>6}{'error':>8}{'MiniLM':>8}{'perplexity':>12}")
 tried = {}
@@ -329,14 +332,15 @@ for name in list(tried)[1:]:
 
 # %% [markdown]
 # - **Q4_1 loses nothing, and that is a trap.** Our SmolLM2 comes from a Q4_1 file, so its weights lie on that very grid;
-#   MiniLM's don't. Never judge a scheme by a model that has been through it.
-# - **Squared errors mislead.** MXFP4's is smaller than FP4's, its perplexity far worse. READ-CUT
-# - NF4, FP4 and INT4 with a zero-point are close, and so few passages hardly tell them apart.
+#   MiniLM's don't.
+# - **Squared errors mislead.** MXFP4's is smaller than FP4's, its perplexity far worse. By definition it cuts a block's
+#   largest weights by up to a quarter. With nothing cut, the squared error *grows* a little, and perplexity falls from
+#   68 to 58: still worse than NF4 and FP4, which keep each block's largest weight almost exactly.
+# - So few passages can't tell FP4 or INT4 from NF4.
 #
 # ### Rounding that looks at data
 #
-# What should be small is the error of the *outputs*, (W - Ŵ) x, and some inputs are far larger than others. Two answers,
-# for the same INT4 codes:
+# The error of the *outputs*, (W - Ŵ) x, should be small, and some inputs are far larger than others. Two answers:
 #
 # - [AWQ](https://arxiv.org/abs/2306.00978) multiplies columns with large inputs before rounding, and divides after.
 # - [GPTQ](https://arxiv.org/abs/2210.17323) rounds column by column; those still to come make up for the error so far.
@@ -400,8 +404,7 @@ for name in shown:
         )
 
 # %% [markdown]
-# Both make the *weights* worse and the outputs better: by far in `q_proj`, a little in `down_proj`. (Both saw calibration
-# inputs from training tales only; the outputs are those for validation passages.)
+# Both make the *weights* worse and the (unseen) outputs better: by far in `q_proj`, a little in `down_proj`.
 #
 # *Here ends the second focus session.*
 #
@@ -447,8 +450,8 @@ for rounds in (1, 3):
 print(inspect.signature(loftq_utils.loftq_init))
 
 # %% [markdown]
-# The same. PEFT 0.21's runs on CUDA or XPU only, and knows no `lora_alpha`: at alpha = 2 r, which we use, the correction
-# would count twice ([LoRA, expert](lora.ipynb)). So divide by the scaling *s*, as below. How much can rank 8 mend?
+# The same. PEFT 0.21's runs on CUDA or XPU only, and knows no `lora_alpha`: at our alpha = 2 r, the correction would count
+# twice ([LoRA, expert](lora.ipynb)). So divide by the scaling *s*, as below. How much can rank 8 mend?
 
 # %%
 s = ALPHA / RANK
@@ -477,13 +480,12 @@ for rounds in (1, 5):
     print(f"rank {RANK}, {rounds} rounds: {left:.1%} of the error is left")
 
 # %% [markdown]
-# W has structure: a few directions hold much of it. What rounding leaves has hardly more than random numbers, and there,
-# eight directions hold little. More rounds help a little.
+# What rounding leaves has less structure than W: eight directions hold little of it. More rounds help a little.
 #
 # **Exercise 3, run an experiment.** Outputs matter, not weights. Write `start(W, W_hat, X, r, s)`, which returns A
 # (r, in) and B (out, r), so that (Ŵ + s B A) x comes near W x; X are calibration inputs (tokens, in). It is tried on
-# matrices of SmolLM2, with inputs that you don't see. The bar: **at most 0.8** of the outputs' squared error with B = 0.
-# Begin with LoftQ's `A, B = low_rank(W - W_hat, r)`, divide B by s, and think of AWQ: which columns must be right?
+# SmolLM2's matrices, on unseen inputs. The bar: **at most 0.8** of the outputs' squared error with B = 0. Begin with
+# LoftQ's `A, B = low_rank(W - W_hat, r)`, divide B by s, and think of AWQ: which columns must be right?
 
 # %%
 
@@ -493,7 +495,7 @@ lesson.exercise("better-start").check(answer)
 
 # %% [markdown]
 # One answer, from [QERA](https://arxiv.org/abs/2410.06040): weigh each column by the size of its inputs, approximate,
-# and take the weights out again. For the whole model, with a fast, nearly exact SVD:
+# unweigh. For the whole model, with a fast SVD:
 
 
 # %%
@@ -516,7 +518,7 @@ for name, matrix in original.items():
     starts["weighted"][name] = A / size[name], B / s
 
 # %% [markdown]
-# (One round each, so that all share the plain NF4 codes.) Now the real 4-bit model, and the same training from each start.
+# (One round, so all share the plain NF4 codes.) Now the real 4-bit model, and the same training from each start.
 
 # %%
 from peft import LoraConfig, get_peft_model
@@ -596,22 +598,23 @@ for name in ("LoftQ", "weighted"):
     print(lessonkit.compare_perplexities(trained[name], trained["B = 0"]), "\n")
 
 # %% [markdown]
-# LoftQ's start can't be told from B = 0 here, before or after training. (Its paper's gains are largest at 2 bits.) The
-# weighted one, of the same rank, closes more than half of the hole before the first step, and stays ahead after the last.
+# LoftQ's start can't be told from B = 0, before or after training. (Its paper's gains are largest at 2 bits.) The weighted
+# one closes more than half of the hole before the first step, and is ahead after the last (not only for the hole: see
+# section 8).
 #
 # *Here ends the third focus session.*
 #
 # ## 5. Merging: into which weights?
 #
-# A merged adapter costs no time. But into what should it be merged? We take the one from B = 0, with Δ = s B A:
+# We take the adapter from B = 0, with Δ = s B A, and merge it
 #
-# 1. into the 4-bit weights: Ŵ + Δ, rounded to NF4 again (what `merge_and_unload` does on the 4-bit model);
+# 1. into the 4-bit weights: Ŵ + Δ, rounded to NF4 again (`merge_and_unload` on the 4-bit model);
 # 2. into Ŵ, kept in 16 bits: what was trained, four times the size;
 # 3. into the original W, in 16 bits: a base that the adapter never met;
-# 4. as 3, then rounded to NF4; and, last, rounded by GPTQ.
+# 4. as 3, then rounded: to NF4, and by GPTQ.
 #
-# **Exercise 4, predict.** Which merger foresees the test tales *better* than the model you trained, adapter beside
-# Ŵ? `"a"` none, for the adapter fits Ŵ alone; `"b"` the second, for 16 bits are finer; `"c"` the third.
+# **Exercise 4, predict.** Which foresees the test tales *better* than the trained model, adapter beside Ŵ? `"a"` none, for
+# the adapter fits Ŵ alone; `"b"` the second, for 16 bits are finer; `"c"` the third.
 
 # %%
 answer = TODO
@@ -678,12 +681,11 @@ for scores in merged.values():
 print(lessonkit.compare_perplexities(merged["into W, then NF4"], merged["into the 4-bit weights"]))
 
 # %% [markdown]
-# - **Into the 4-bit weights: the training is gone.** The merged model is about as bad as NF4 was before.
+# - **Into the 4-bit weights: the training is gone.** Perplexity is about NF4's before it.
 # - Into Ŵ in 16 bits: the trained model, nearly; rounding to 16 bits costs a little of Δ.
 # - Into W in 16 bits: *better* than what was trained. The hole is gone, and what was learned fits W, too.
-# - W + Δ in NF4 is as small as the first, and nearly as good as the trained model; with GPTQ, as good as can be told.
-#
-# So keep the original weights, merge into these, and quantise last.
+# - W + Δ in NF4 is as small as the first, and nearly as good as the trained model; with GPTQ, no difference can be told.
+#   So keep the original weights, and quantise last.
 #
 # ### Why merging into the codes loses
 #
@@ -718,16 +720,16 @@ for name, D in change.items():
     for sum_of, origin in (("Ŵ + Δ", rounded[name].float()), ("W + Δ", original[name].float())):
         moved = nf4(origin + D) - rounded[name].float()  # how far the stored weights really move
         arrives[sum_of] += float((moved * D).sum())
-print(f"codes that the merger changed: {other_codes / all_codes:.1%}")
+print(f"codes that the merger changed: {other_codes / all_codes:.2%}")
 for sum_of, along in arrives.items():
     print(f"NF4 of {sum_of}: {along / whole:.0%} of the change arrives")
 
 # %% [markdown]
-# Nearly every change lies within half a gap, so its code is rounded back to where it came from. (A longer training at a
-# higher rate moves more.) W lies between the levels. There a small Δ tips a few weights over the middle, and the more the
-# larger it is: on average all of Δ arrives, as with dithering in a picture.
+# The changes lie far within half a gap, so codes are rounded back to where they came from. (20 steps make a small Δ; a
+# larger one moves more codes, so loses less.) W lies between the levels. There a small Δ tips a few weights over the
+# middle, the more the larger it is: on average all of Δ arrives, as with dithering in a picture.
 #
-# What do they write? The beginning of a test tale, and how each model goes on:
+# How does each model go on with a test tale?
 
 # %%
 tale = tokenizer(tales["test"]["text"][0], return_tensors="pt")["input_ids"][:, :40].to(device)
@@ -753,12 +755,14 @@ for name, weight_of in {"into W, 16 bits": in_original.get, "untrained": origina
     goes_on(base, name)
 
 # %% [markdown]
+# All are poor, and most loop: short training shows in perplexity first.
+#
 # *Here ends the fourth focus session.*
 #
 # ## 6. Optimisers in 8 bits, and paged ones
 #
-# bitsandbytes' `AdamW8bit` keeps both moments in one byte a value, with one 32-bit scale for 256 of them; tensors with
-# fewer than 4,096 values stay in 32 bits. In version 0.50 it runs on CPUs.
+# bitsandbytes' `AdamW8bit` keeps each moment in one byte a value, with one 32-bit scale for 256 of them; tensors with
+# fewer than 4,096 values stay in 32 bits.
 #
 # **Exercise 5, predict.** SmolLM2's `k_proj` maps 576 numbers to 192. With r = 8, how many **bytes** are AdamW8bit's
 # moments and scales for A and for B? `{"A": ..., "B": ...}`
@@ -791,8 +795,8 @@ for name, each in pair.items():
     print(f"{name}: {each.numel():,} values, moments of {kind}, {size:,} bytes")
 
 # %% [markdown]
-# The smaller matrix costs more. By hand, the first moment after one step is 0.1 times the gradient: scaled by its block's
-# absmax, it takes the nearest of 256 levels, which lie ever denser towards zero.
+# The smaller matrix costs more. By hand, the first moment after one step is 0.1 times the gradient: divided by its block's
+# absmax, it takes the nearest of 256 levels.
 
 # %% tags=["nbval-check-output"]
 state = optimizer.state[pair["A"]]
@@ -818,8 +822,9 @@ for kind in (AdamW, AdamW8bit):
 quantized = model.unload()
 
 # %% [markdown]
-# More than a quarter of AdamW's, for small matrices stay in 32 bits; and only MiB, with LoRA on a small model. A **paged**
-# optimiser keeps moments where CUDA may move them to the computer's memory when the GPU is full. On a CPU:
+# More than a quarter of AdamW's, for small matrices stay in 32 bits; with LoRA on a small model, only MiB. A **paged**
+# optimiser keeps moments (of 100,000 values or more) where CUDA may move them to the computer's memory when the GPU is
+# full. On a CPU:
 
 # %%
 parameter = torch.nn.Parameter(torch.ones(512, 512, device=device))
@@ -833,7 +838,7 @@ print(*{str(each.message) for each in told} or ["no warning: this machine pages"
 # ## 7. 65B on one GPU: the claim, checked
 #
 # [The paper](https://arxiv.org/abs/2305.14314): QLoRA finetunes 65B on one GPU of 48 GB, where 16 bits need "more than
-# 780 GB". A model of that shape, predicted without weights:
+# 780 GB". A model of that shape, predicted:
 
 # %%
 from transformers import LlamaConfig
@@ -883,12 +888,11 @@ for name, each in plans.items():
     print(f"{name:<30}peak {peak:5.1f} GiB, to spare {room - peak:+5.1f}; moments {moments:.1f}")
 
 # %% [markdown]
-# The claim holds, with conditions: checkpointing; double quantisation, by a hair; and at the paper's r = 64, AdamW in
-# 32 bits is a few GiB too much. 8-bit moments cure that. So does paging, which caps the first row at its peak less
-# the moments, at best. The 783 GB are 16-bit weights and gradients with 32-bit moments.
+# By this prediction the claim holds, with conditions: checkpointing; double quantisation, by a hair; and at the paper's
+# r = 64, AdamW in 32 bits is a few GiB too much. 8-bit moments cure that, or paging, which at best takes the moments off
+# the first row's peak. 16-bit weights and gradients with 32-bit moments do add up to 780 GB.
 #
-# What differs from the paper: PEFT's adapters in float32, a card that PyTorch sees as 44.4 GiB, one text of 512 tokens
-# without accumulation; and it is a prediction.
+# Not the paper's: adapters in float32, an L40S, one text of 512 tokens.
 #
 # ## 8. What goes wrong
 #
@@ -902,7 +906,7 @@ except (AssertionError, RuntimeError) as error:
     print(f"{type(error).__name__}: {error}")
 
 # %% [markdown]
-# The cure: section 4's few lines. **LoftQ with the scaling forgotten**, as a share of the error without any:
+# The cure: section 4's few lines. **LoftQ with the scaling forgotten**:
 
 # %% tags=["nbval-check-output"]
 W, W_hat = original[shown[0]].float(), rounded[shown[0]].float()
@@ -912,7 +916,7 @@ for scaling in (1, 2, 4):
     print(f"s = {scaling}: {left:.1f} of the error is left")
 
 # %% [markdown]
-# At s = 2 nothing is gained: overshot by as much. **A start forgotten in the merger.** The weighted adapter began as a part
+# At s = 2 nothing is gained. **A start forgotten in the merger.** The weighted adapter began as part
 # of W - Ŵ. Merged into W, which has no such error, that part *is* one:
 
 
@@ -929,15 +933,16 @@ print(lessonkit.compare_perplexities(wrong, cured))
 
 # %% [markdown]
 # The cure: merge only what was learned, the adapter less its start. (For PiSSA and OLoRA, PEFT's
-# `path_initial_model_for_weight_conversion` does that.)
+# `path_initial_model_for_weight_conversion` does that.) Compare section 5's merger into W: the same W, yet this start
+# learned *more* than B = 0, apart from any hole. Its A has columns of other sizes, so one learning rate isn't the same
+# for both; a fair contest would tune each.
 #
 # More: [troubleshooting](../../lessons/troubleshooting.md#adapters-and-quantised-models).
 #
 # ## 9. On a bigger machine
 #
-# With a GPU of 14 GiB or more, this notebook takes SmolLM2-360M-Instruct, rounds every block alone, and trains on
-# passages of 128 tokens. The model comes in 16 bits from its makers, so Q4_1 has no home advantage there.
-# The predicted peak of a training step, in a T4's float16:
+# With a GPU of 14 GiB or more, this notebook takes SmolLM2-360M-Instruct, in 16 bits from its makers (so Q4_1 has no home
+# advantage). The predicted peak of a training step, in a T4's float16:
 
 # %%
 larger = LlamaConfig(
@@ -962,17 +967,17 @@ step = lessonkit.predict_memory(
 print(f"{step.peak_bytes / 2**30:.1f} GiB of a T4's {GPUS['T4 (16 GB)']}")
 
 # %% [markdown]
-# Beside it lie the stage and copies of the weights, each about 0.7 GiB in 16 bits.
+# The stage and copies of the weights come on top.
 #
 # ## 10. The end
 #
 # 1. Errors in weights are alike everywhere; harm isn't. Measure outputs or perplexity, on data.
-# 2. Judge no scheme by weights that have been through it; and cut no outliers.
+# 2. Judge no scheme by weights that have been through it, nor by squared errors.
 # 3. A start weighted by the inputs closes much of the hole; LoftQ's, at 4 bits and a low rank, little.
-# 4. Merge into the original weights in 16 bits, and quantise last. Merging into 4-bit codes can lose everything.
+# 4. Merge into the original weights, and quantise last. Merging into 4-bit codes can lose everything.
 # 5. 65B on 48 GB holds, with checkpointing, double quantisation, and small or paged moments.
 #
-# The next cell keeps your result. At laptop or GPU scale it counts towards *All Expert Examples*.
+# The next cell keeps your result; at laptop or GPU scale it counts towards *All Expert Examples*.
 
 # %%
 lesson.record(
