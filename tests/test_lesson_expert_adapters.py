@@ -314,7 +314,7 @@ def test_the_share_that_is_left():
     assert load_exercises("expert/adapters")["shared"].reference == passes / (tasks * layers)
 
 
-def test_the_gate_of_the_lessons_last_mistake():
+def test_a_gate_without_logsumexp_overflows():
     prefix, text = torch.tensor([300.0, 299.0]), torch.tensor([301.0])
     assert torch.isnan(facts._gate_overflows(prefix, text))
     assert float(facts._gate_reference(prefix, text)) == pytest.approx(0.3348, abs=1e-4)

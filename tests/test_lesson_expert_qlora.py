@@ -115,6 +115,14 @@ def test_mxfp4_has_a_power_of_two_as_its_scale_and_cuts_above_six(by_hand):
     assert by_hand.mxfp4(block, cut=False)[:4].tolist() == [8.0, 3.0, 0.0, 6.0]
 
 
+def test_down_proj_can_be_spared():
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    spared = ["down_proj", "lm_head"]  # the lesson's `llm_int8_skip_modules`
+    assert not should_convert_module("model.layers.3.mlp.down_proj", spared)
+    assert should_convert_module("model.layers.3.mlp.up_proj", spared)
+
+
 # ---- Rounding that looks at data --------------------------------------------------------------------
 
 
@@ -285,6 +293,10 @@ def test_a_paged_optimiser_does_not_page_on_a_cpu():
     parameter.grad = torch.ones_like(parameter)
     with pytest.warns(UserWarning, match="not supported on CPU"):
         bnb.optim.PagedAdamW8bit([parameter]).step()
+
+
+def test_only_large_moments_are_paged():
+    assert "p.numel() < 1e5" in inspect.getsource(bnb.optim.optimizer.Optimizer8bit.get_state_buffer)
 
 
 # ---- 65B --------------------------------------------------------------------------------------------

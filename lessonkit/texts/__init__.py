@@ -16,7 +16,7 @@ No file is ever written to. What can't be read is told, with the line it stands 
 from __future__ import annotations
 
 from lessonkit.texts.columns import Columns, choose_columns
-from lessonkit.texts.cures import Cured
+from lessonkit.texts.cures import Cured, UnusableError
 from lessonkit.texts.files import Table, read_table
 from lessonkit.texts.findings import Finding
 from lessonkit.texts.pairs import PairReport, check_pairs
@@ -31,6 +31,7 @@ __all__ = [
     "PairReport",
     "Table",
     "TextReport",
+    "UnusableError",
     "check_pairs",
     "check_texts",
     "choose_columns",

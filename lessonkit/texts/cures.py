@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
+from lessonkit.errors import DataError
 from lessonkit.texts.duplicates import duplicate_groups, same
 from lessonkit.texts.findings import (
     CONTROL,
@@ -23,12 +24,19 @@ from lessonkit.texts.findings import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["CURES", "Cured", "Rows"]
+__all__ = ["CURES", "Cured", "Rows", "UnusableError", "no_rare_labels"]
 
 UNSEEN = ("script", "style")
 BREAKS = frozenset(
     {"p", "br", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "td", "th", "table", "ul", "ol"}
 )
+
+
+class UnusableError(DataError):
+    """There is nothing to train on in a table. A notebook shows the message alone, since no line of code is wrong."""
+
+    def _render_traceback_(self) -> list[str]:
+        return str(self).splitlines()
 
 
 @dataclass
@@ -72,6 +80,12 @@ class Cured:
     dataset: Dataset
     steps: list[str] = field(default_factory=list)
     warning: str = ""
+
+    def check(self) -> None:
+        """Stop here, in plain words, if something still stands in the way of training. Raises UnusableError."""
+        if self.warning:
+            what = f"This cannot be trained on. {self.warning.lstrip('✖ ')}"
+            raise UnusableError(what, fix="mend your table, or pass another one; then run this again")
 
     def __str__(self) -> str:
         left = f"{len(self.dataset):,} rows are left."
@@ -178,11 +192,15 @@ def _first_of_group(rows: Rows) -> Rows:
     )
 
 
-def _no_rare_labels(rows: Rows) -> Rows:
+def no_rare_labels(rows: Rows, fewest: int = FEW_OF_A_CLASS) -> Rows:
+    """Without labels of fewer than ``fewest`` different texts; near-duplicates count as one."""
     if rows.labels is None:
         return rows
-    counts = Counter(map(plain_label, rows.labels))
-    return rows.kept([counts[plain_label(each)] >= FEW_OF_A_CLASS for each in rows.labels])
+    plain = [plain_label(each) for each in rows.labels]
+    groups = Counter(
+        label for label, _ in set(zip(plain, duplicate_groups(rows.texts, plain=rows.plain), strict=True))
+    )
+    return rows.kept([groups[each] >= fewest for each in plain])
 
 
 #: By the finding's name, in the order in which they are applied: letters, then rows, then labels, then repeats.
@@ -198,5 +216,5 @@ CURES: dict[str, Callable[[Rows], Rows]] = {
     "contradictions": _no_contradictions,
     "duplicates": _first_of_each,
     "near-duplicates": _first_of_group,
-    "rare labels": _no_rare_labels,
+    "rare labels": no_rare_labels,
 }

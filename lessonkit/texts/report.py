@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lessonkit.errors import DataError, LessonkitError, UnknownNameError
+from lessonkit.errors import LessonkitError, UnknownNameError
 from lessonkit.texts.columns import Columns, choose_columns
-from lessonkit.texts.cures import CURES, Cured, Rows
+from lessonkit.texts.cures import CURES, Cured, Rows, UnusableError, no_rare_labels
 from lessonkit.texts.files import Table, read_table
-from lessonkit.texts.findings import Checked, Finding, find_all, plain_label
+from lessonkit.texts.findings import FEW_OF_A_CLASS, Checked, Finding, find_all, plain_label
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,10 +73,11 @@ class TextReport:
         labels = self.labels or [""] * len(table.lines)
         return [(table.lines[each], self.texts[each], labels[each]) for each in found.rows[:most]]
 
-    def cure(self, *also: str, but: Sequence[str] = ()) -> Cured:
+    def cure(self, *also: str, but: Sequence[str] = (), fewest: int = FEW_OF_A_CLASS) -> Cured:
         """Mend what can be mended: all findings that are cured by default, those named in ``also``, none named in ``but``.
 
-        Raises UnknownNameError for a cure that does not exist, DataError where nothing usable is left.
+        fewest: different texts that a label must have to be kept, where ``"rare labels"`` is named.
+        Raises UnknownNameError for a cure that does not exist, UnusableError where nothing was read or is left.
         """
         for name in (*also, *([but] if isinstance(but, str) else but)):
             if name not in CURES:
@@ -89,7 +90,8 @@ class TextReport:
         steps = []
         for name, cure in CURES.items():
             if name in wanted:
-                before, rows = rows, cure(rows)
+                before = rows
+                rows = no_rare_labels(rows, fewest) if name == "rare labels" else cure(rows)
                 steps.append(_step(name, before, rows))
         left = find_all(Checked(rows.texts, rows.labels, plain=rows.plain))
         warning = next((f"✖ {each.said}" for each in left if each.level == "stop"), "")
@@ -160,7 +162,7 @@ class TextReport:
 
     def _read(self) -> tuple[Table, Columns]:
         if self.table is None or self.columns is None:
-            raise DataError(
+            raise UnusableError(
                 f"{self.source} gave no texts.", why=self.problem, fix="mend that, then check it again"
             )
         return self.table, self.columns
@@ -239,7 +241,7 @@ def _dataset(rows: Rows) -> Any:
     from datasets import ClassLabel, Dataset, Features, Value
 
     if not rows.texts:
-        raise DataError("No row is left after the cures.", fix="look at the report: print(report)")
+        raise UnusableError("No row is left after the cures.", fix="look at the report: print(report)")
     columns: dict[str, list] = {"text": rows.texts, "line": rows.lines}
     features = {"text": Value("string"), "line": Value("int64")}
     if rows.labels is not None:

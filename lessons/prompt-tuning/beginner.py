@@ -10,7 +10,8 @@
 # You will be able to teach a frozen language model a task by training nothing but a few vectors in front of the
 # text, and to say what those vectors tell and what they don't.
 #
-# **60 minutes**, three focus sessions (3 to 8 minutes are training, on 2 CPU cores) · **beginner** · before this:
+# **60 minutes**, three focus sessions (3 minutes are training, on 2 CPU cores that compute in bf16; 7 on older ones) ·
+# **beginner** · before this:
 # [LoRA, beginner](lora.ipynb) · background: [the guide to prompt tuning](../../lessons/prompt-tuning/guide.md) ·
 # next: [full fine-tuning, intermediate](../intermediate/full-fine-tuning.ipynb)
 #
@@ -123,10 +124,10 @@ def scores(prompt, dataset):
 
 
 # %% [markdown]
-# Wording matters, so a single one would be an unfair baseline: here are four, the first nothing but the `Topic:` at
-# the end. Each is also **calibrated**: a model often prefers one of the words whatever the text, so from each word's
-# score we subtract its mean over all the texts, which takes no labels
-# ([batch calibration](https://arxiv.org/abs/2309.17249)). Which of the four would you bet on?
+# Wording matters, so one would be an unfair baseline: here are four, the first nothing but the `Topic:` at the end. Each
+# is also **calibrated**: a model often prefers one of the words whatever the text, so from each word's score we subtract
+# its mean over all the texts, which takes no labels ([batch calibration](https://arxiv.org/abs/2309.17249)). Which of the
+# four would you bet on?
 
 # %%
 wordings = {
@@ -161,8 +162,7 @@ print("best on the validation texts:", best)
 
 # %% [markdown]
 # Guessing would give 0.20. The model does know something, but how much of it you get hangs on the wording: naming the
-# topics first need not even help. Nor can you ask which way to change the word *which* to make the answers better. You
-# could only try.
+# topics first need not even help. Nor can you ask which way to change the word *which*. You could only try.
 #
 # ## 3. A soft prompt
 #
@@ -251,7 +251,7 @@ class Travel(TrainerCallback):
 
 
 # %% [markdown]
-# The rest is the `Trainer` that you know.
+# The rest is the `Trainer` you know.
 
 
 # %%
@@ -373,8 +373,8 @@ comparison = lessonkit.compare_classifiers(
 print(f"\n{comparison}")
 
 # %% [markdown]
-# The soft prompt is ahead, and the interval leaves out 0: same model, no weight changed. (Is its score another than on
-# the validation texts? Those were few; the test texts, which decided nothing, count.) Some answers that differ:
+# The soft prompt is ahead, and the interval leaves out 0: same model, no weight changed. (If its score differs from the
+# one on the few validation texts: the test texts decided nothing, so they count.) Some answers that differ:
 
 # %%
 for index in (soft_answers != written_answers).nonzero().flatten()[:5].tolist():
@@ -511,8 +511,8 @@ print(
 print(f"an average word's vector: {word_length:.2f}")
 
 # %% [markdown]
-# It favours long vectors, so some words win that have no part in the question, and more than once, though the prompt
-# is the same. A "meaning" that depends on the ruler is weak evidence.
+# It favours long vectors, so some words win that have no part in the question, and more than once. A "meaning" that
+# depends on the ruler is weak evidence.
 #
 # **Exercise 4, decide.** A colleague's soft prompt for sorting support mail has the nearest words *delete*,
 # *refund* and *Paris*. What follows?
@@ -529,16 +529,16 @@ lesson.exercise("reading").check(answer)
 # %% [markdown]
 # ## 7. How few examples are enough?
 #
-# Labelled texts cost money. We train with 10, 40 and 160 of them, twice each with other texts, always for the same
-# number of steps. Beside it, counting words (the first lesson's TF-IDF) on the same labelled texts: with the same few
-# tokens of each, and with whole articles.
+# Labelled texts cost money. We train with 10 and with 40 of them, twice each with other texts; all training texts had
+# their turn in section 4. Beside it, counting words (the first lesson's TF-IDF) on the same labelled texts: with the
+# same few tokens of each, and with whole articles.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-SIZES = lesson.pick(smoke=(4, 8), laptop=(10, 40, 160), gpu=(10, 40, 160))
+SIZES = lesson.pick(smoke=(4, 8), laptop=(10, 40), gpu=(10, 40))
 FEW_STEPS = lesson.pick(smoke=1, laptop=16, gpu=60)
 
 
@@ -553,36 +553,44 @@ def count_words(dataset, texts, asked):
 
 # %%
 results = {"soft prompt": {}, "counting words, same tokens": {}, "counting words, whole articles": {}}
+
+
+def add(texts, prompt):
+    """One point for each curve: this prompt's, and counting words on the texts that it was trained on."""
+    found = (
+        shares(prompt)[0],
+        count_words(texts, as_read(texts), as_read(validation)),
+        count_words(texts, texts["text"], validation["text"]),
+    )
+    for each, value in zip(results.values(), found):
+        each.setdefault(len(texts), []).append(value)
+
+
+# %%
 for size in SIZES:
     for draw in (0, 1):
         few = train_dataset.select(range(draw * size, (draw + 1) * size))
         few_path, _ = train(with_soft_prompt(), few, LEARNING_RATE, FEW_STEPS, seed=draw)
-        found = (
-            shares(few_path[-1])[0],
-            count_words(few, as_read(few), as_read(validation)),
-            count_words(few, few["text"], validation["text"]),
-        )
-        for each, value in zip(results.values(), found):
-            each.setdefault(size, []).append(value)
+        add(few, few_path[-1])
+add(train_dataset, learned)  # the prompt of section 4
 
 # %%
 for name, each in results.items():
     print(f"{name:<31}", {size: [round(value, 2) for value in values] for size, values in each.items()})
-series = {name: (SIZES, [sum(v) / len(v) for v in each.values()]) for name, each in results.items()}
-series["written prompt, no labels"] = (SIZES, [calibrated[best]] * len(SIZES))
-ax = lessonkit.plots.curves(
-    series, xlabel="labelled texts", ylabel="right, of the validation texts", title="Means of two draws"
-)
+sizes = list(results["soft prompt"])
+series = {name: (sizes, [sum(v) / len(v) for v in each.values()]) for name, each in results.items()}
+series["written prompt, no labels"] = (sizes, [calibrated[best]] * len(sizes))
+ax = lessonkit.plots.curves(series, xlabel="labelled texts", ylabel="right, of the validation texts")
 ax.set_xscale("log")
 ax.minorticks_off()
-_ = ax.set_xticks(SIZES, SIZES)
-# %% [markdown]
-# With ten labels the soft prompt is far ahead of counting words: the model brings its English along. From the same
-# tokens it stays ahead; but counting words can read whole articles in no time, and with enough labels it then wins.
-# **Report the simple way, too.** Draws of one size differ, and 120 texts leave an interval of some 0.07 to each side,
-# so read no more than that into it. With *no* labels, write a prompt.
+_ = ax.set_xticks(sizes, sizes)
 
 # %% [markdown]
+# With ten labels the soft prompt is far ahead of counting words, for the model brings its English along, and near the
+# written prompt, which needs none; with 40 it passes that. From the same tokens counting words stays behind; but it can
+# read whole articles in no time, and with enough labels it then wins. **Report the simple way, too.** Draws of one size
+# differ, and 120 texts leave an interval of some 0.07 to each side, so read no more than that into it.
+#
 # **Exercise 5, run an experiment.** Does it take a whole question? Train a soft prompt of **at most 5 virtual
 # tokens** on `train_dataset`, and reach **0.70 on the validation texts**. You choose its start, the learning rate and
 # the steps (40 take well under a minute on a laptop). Take this into the cell, above `answer`:
@@ -601,8 +609,7 @@ lesson.exercise("five-tokens").check(answer)
 # %% [markdown]
 # ## 8. What goes wrong
 #
-# **The rate of full fine-tuning**: section 4. The loss hardly falls, and nothing warns you. Print how far the
-# prompt has moved.
+# **The rate of full fine-tuning**: section 4. Nothing warns you; print how far the prompt has moved.
 #
 # **The wrong word.** A word with its space and without it are two tokens. After `Topic:` comes a space, so the model
 # expects the second kind; train on the first, and it works against its habits.

@@ -168,7 +168,7 @@ for at in (0, len(right) // 2, len(right) - 2):
 # %% [markdown]
 # At laptop scale, nearly half of the later tokens' error is there after two blocks; then it grows slowly, for the states
 # grow, too. The first token's is over a hundred times as long halfway up, and hides its errors. (Why the hump? Print
-# `length[9:13, :, 0].mean(1)`.)
+# `length[9:13, :, 0].mean(1)`.) The last point is after the final normalisation.
 #
 # **Exercise 1, predict.** We now round one kind of matrix at a time, in all blocks. Which does most harm? `"a"` query and
 # key, which decide where attention looks; `"b"` `v_proj`, a small one; `"c"` `down_proj`, a large one.
@@ -681,7 +681,7 @@ for scores in merged.values():
 print(lessonkit.compare_perplexities(merged["into W, then NF4"], merged["into the 4-bit weights"]))
 
 # %% [markdown]
-# - **Into the 4-bit weights: the training is gone.** Perplexity is about NF4's before it.
+# - **Into the 4-bit weights: the training is gone.** It is about as bad as NF4 before training.
 # - Into Ŵ in 16 bits: the trained model, nearly; rounding to 16 bits costs a little of Δ.
 # - Into W in 16 bits: *better* than what was trained. The hole is gone, and what was learned fits W, too.
 # - W + Δ in NF4 is as small as the first, and nearly as good as the trained model; with GPTQ, no difference can be told.
@@ -822,8 +822,7 @@ for kind in (AdamW, AdamW8bit):
 quantized = model.unload()
 
 # %% [markdown]
-# More than a quarter of AdamW's, for small matrices stay in 32 bits; with LoRA on a small model, only MiB. A **paged**
-# optimiser keeps moments (of 100,000 values or more) where CUDA may move them to the computer's memory when the GPU is
+# More than a quarter of AdamW's, for small matrices stay in 32 bits. A **paged** optimiser keeps moments (of 100,000 values or more) where CUDA may move them to the computer's memory when the GPU is
 # full. On a CPU:
 
 # %%
