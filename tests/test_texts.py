@@ -16,7 +16,7 @@ import pandas
 import pytest
 
 from lessonkit.errors import DataError, UnknownNameError
-from lessonkit.texts import check_texts, read_table
+from lessonkit.texts import UnusableError, check_texts, read_table
 
 WORDS = (
     "film food match goal sauce actor plot team salt the was great poor really onion ball screen oven".split()  # noqa: SIM905
@@ -443,3 +443,80 @@ def test_no_bytes_break_it(seed: int, write):
     assert str(report)
     if report.ok:
         assert len(report.cure().dataset) <= len(report.texts)
+
+
+# ---- What has no texts to train on, and what is large ---------------------------------------------------
+
+
+def test_what_cannot_be_trained_on_is_said_without_a_traceback(write):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    cured = check_texts(write("a.csv", as_csv([(a, "same") for a, _ in ROWS]))).cure()
+    with pytest.raises(UnusableError, match="needs two to tell apart") as raised:
+        cured.check()
+    shown = raised.value._render_traceback_()  # what IPython shows in its own traceback's place
+    assert shown == str(raised.value).splitlines()
+    assert hasattr(InteractiveShell, "showtraceback")
+    assert "Traceback" not in "".join(shown)
+    check_texts(write("b.csv", as_csv(ROWS))).cure().check()
+
+
+def test_how_many_texts_a_label_needs_can_be_said(write):
+    rare = [(f"{words} of its own", label) for words, label in sentences(8, seed=3)]
+    rows = [
+        *ROWS,
+        *[(a, "five") for a, _ in rare[:5]],
+        (f"{ROWS[0][0]} and", "near"),
+        (ROWS[0][0] + " an", "near"),
+    ]
+    report = check_texts(write("a.csv", as_csv(rows)))
+    names = {
+        fewest: report.cure("rare labels", fewest=fewest).dataset.features["label"].names
+        for fewest in (1, 2, 5, 8)
+    }
+    assert names[1] == [*LABELS[:1], "five", *LABELS[1:2], "near", *LABELS[2:]]
+    assert names[2] == names[5] == [*LABELS[:1], "five", *LABELS[1:]]  # two that are nearly one count as one
+    assert names[8] == list(LABELS)
+
+
+def test_a_line_of_json_may_hold_what_other_programs_take_for_a_line_break(write):
+    rows = [(f"{a}\u2028and\x85more\x0c", b) for a, b in ROWS]
+    lines = [json.dumps({"text": a, "label": b}, ensure_ascii=False) for a, b in rows]
+    for end in ("\n", "\r\n", "\r"):
+        report = check_texts(write("a.jsonl", end.join(lines)))
+        assert report.texts == [a for a, _ in rows]
+        assert report.table.lines == list(range(1, 61))
+
+
+def test_each_text_is_brought_to_its_plain_form_once(write, monkeypatch):
+    from lessonkit.texts import cures, duplicates, findings
+
+    asked: list[str] = []
+
+    def counted(text: str) -> str:
+        asked.append(text)
+        return duplicates.same(text)
+
+    for module in (cures, findings):
+        monkeypatch.setattr(module, "same", counted)
+    report = check_texts(write("a.csv", as_csv([*ROWS, *ROWS[:9]])))
+    assert len(asked) == len(ROWS) + 9
+    report.cure("near-duplicates", "rare labels")
+    assert len(asked) <= 2 * len(ROWS) + 9
+
+
+def test_twenty_thousand_labels_are_not_compared_each_with_each(write, monkeypatch):
+    from rapidfuzz import fuzz
+
+    from lessonkit.texts.findings import similar_labels
+
+    compared: list[str] = []
+
+    def ratio(one: str, other: str) -> float:
+        compared.append(one)
+        return 0.0
+
+    monkeypatch.setattr(fuzz, "ratio", ratio)
+    counts = {f"label {number}": 1 for number in range(20_000)} | {"usual": 100, "other": 90}
+    assert list(similar_labels(counts)) == []
+    assert len(compared) == 2 * 20_000

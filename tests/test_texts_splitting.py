@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -124,3 +125,52 @@ def test_what_cannot_be_split_is_told(labels, options, said):
 def test_texts_without_labels_are_split_too():
     rows = dataset([0, 1] * 30).remove_columns("label")
     assert len(split_texts(rows, test=0.2)["test"]) == 12
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=60))
+def test_the_fast_way_to_a_plain_form_is_the_plain_way(text: str):
+    assert same(text) == re.sub(r"[\W_]+", " ", text.casefold()).strip()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.text("ab ", min_size=1, max_size=24), max_size=14),
+    near=st.sampled_from([0.3, 0.5, 0.8, 0.9, 1.0]),
+)
+def test_no_near_pair_is_missed_and_none_is_made_up(texts: list[str], near: float):
+    """Against all pairs, compared one by one; few letters, so that many lie near the threshold."""
+    plain = [same(each) for each in texts]
+    parent = list(range(len(texts)))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            place = parent[place]
+        return place
+
+    def pieces(each: str) -> set[str]:
+        each = each.ljust(5)
+        return {each[at : at + 5] for at in range(len(each) - 4)}
+
+    for a, b in itertools.combinations(range(len(texts)), 2):
+        one, other = pieces(plain[a]), pieces(plain[b])
+        if plain[a] and plain[b] and len(one & other) >= near * len(one | other):
+            parent[root(b)] = root(a)
+    wanted = [root(place) for place in range(len(texts))]
+    found = duplicate_groups(texts, near)
+    assert [found.index(each) for each in found] == [wanted.index(each) for each in wanted]
+
+
+def test_many_texts_of_one_pattern_are_one_group_and_soon_found():
+    pattern = text(60)
+    texts = [f"{pattern} {number}" for number in range(3000)]
+    assert len(set(duplicate_groups([*texts, text(60)]))) == 2
+
+
+def test_letters_of_any_script_and_length_are_compared():
+    many = "".join(chr(0x4E00 + number) for number in range(40))
+    texts = [many, many + "x", many[::-1], "é", "\ud800 alone", "a" * 9000, "a" * 9001, "😀", "😀"]
+    groups = duplicate_groups(texts)
+    assert groups[0] == groups[1]
+    assert groups[5] == groups[6]  # as far as they are read
+    assert len(set(groups)) == 7  # signs alone are like nothing

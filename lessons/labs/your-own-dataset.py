@@ -9,9 +9,9 @@
 #
 # You will be able to take a table of your own texts, however untidy, and make a tested classifier of it.
 #
-# **90 minutes**, three focus sessions (2 minutes are training, on 2 CPU cores) · **beginner** · before this:
-# [full fine-tuning, beginner](../beginner/full-fine-tuning.ipynb) and [LoRA, beginner](../beginner/lora.ipynb) ·
-# next: [understanding metrics](understanding-metrics.ipynb)
+# **90 minutes**, three focus sessions (2 minutes are training, on 2 CPU cores) · **beginner** · before this: [full
+# fine-tuning, beginner](../beginner/full-fine-tuning.ipynb) and [LoRA, beginner](../beginner/lora.ipynb) · next:
+# [understanding metrics](understanding-metrics.ipynb)
 #
 # You will
 #
@@ -27,15 +27,15 @@ lesson = lessonkit.start("labs/your-own-dataset")
 # %% [markdown]
 # ## 1. The one line that you change
 #
-# Run the notebook once as it is, with a file that we wrote for it: messages to a shop, and the desk that each
-# belongs to. Then put **your** texts into the next cell, and run everything again. It takes
+# Run the notebook once as it is, with a file that we wrote for it: messages to a shop, and the desk that each belongs
+# to. Then put **your** texts into the next cell, and run everything again. It takes
 #
 # - a file: `"my-texts.csv"`, `.tsv`, `.jsonl`, `.parquet` or `.xlsx`;
 # - a folder of `.txt` files, with a subfolder for each label: `"reviews"`;
 # - or text, pasted between `"""` and `"""`: a first line `text,label`, then one text a line.
 #
-# A few dozen texts are enough to begin with. Each needs a **label**: the answer that the model shall learn to give. The
-# file is only read, and nothing leaves this computer.
+# A few dozen texts are enough to begin with. Each needs a **label**: the answer that the model shall learn to give.
+# The file is only read, and nothing leaves this computer.
 
 # %%
 SOURCE = lessonkit.sample_file("support-messages.csv")
@@ -56,9 +56,9 @@ BATCH_SIZE, SEED = 16, 0
 # %% [markdown]
 # ## 2. What is wrong with it?
 #
-# Every table of real texts is dirty. A model learns the dirt too, or worse: dirt makes a score look better than it
-# is. So we look before we train. `check_texts` reads the table, finds the columns of texts and labels (if it errs,
-# add `text="..."` and `label="..."`, the columns' names), and reports.
+# Every table of real texts is dirty. A model learns the dirt too, or worse: dirt makes a score look better than it is.
+# So we look before we train. `check_texts` reads the table, finds the columns of texts and labels (if it errs, add
+# `text="..."` and `label="..."`, the columns' names), and reports.
 
 # %%
 tokenizer = lessonkit.load_tokenizer(MODEL)
@@ -111,9 +111,9 @@ for name, count in counts.most_common(12):
 #
 # A model is judged on texts that were kept from it. Draw them at random?
 #
-# **Exercise 1, predict.** Each of ten messages stands in a table twice. Every row goes to the test with a probability of
-# 1/5, whatever happens to the others. Of the ten pairs, how many do you expect to have one copy in train and the other
-# in test? (Decimals are fine.)
+# **Exercise 1, predict.** Each of ten messages stands in a table twice. Every row goes to the test with a probability
+# of 1/5, whatever happens to the others. Of the ten pairs, how many do you expect to have one copy in train and the
+# other in test? (Decimals are fine.)
 
 # %%
 TODO = lessonkit.TODO
@@ -171,9 +171,9 @@ lesson.exercise("leaks").check(leaks)
 #
 # ## 4. Three baselines
 #
-# A **baseline** is the score that a simple way reaches on the same test. The first always gives the most frequent label.
-# The second counts pieces of words (two to five letters, so that it works in any language), and finds which ones speak
-# for which label.
+# A **baseline** is the score that a simple way reaches on the same test. The first always gives the most frequent
+# label. The second counts pieces of words (two to five letters, so that it works in any language), and finds which
+# ones speak for which label.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -197,8 +197,8 @@ answers["counting"] = counting.predict(test_texts["text"])
 print(score(answers["counting"]))
 
 # %% [markdown]
-# (*n* is the number of test texts. *Macro-F1* counts each label alike, rare ones too; the
-# [first lesson](../beginner/full-fine-tuning.ipynb) builds it.)
+# (*n* is the number of test texts. *Macro-F1* counts each label alike, rare ones too; the [first
+# lesson](../beginner/full-fine-tuning.ipynb) builds it.)
 #
 # For the third we need the model's **tokens**, the pieces of words that it reads. It takes so many of each text, and
 # each costs time, so we keep enough for nearly all texts, up to `LONGEST`:
@@ -206,7 +206,9 @@ print(score(answers["counting"]))
 # %%
 lengths = np.array(report.tokens)
 MAX_LENGTH = int(np.clip(np.quantile(lengths, 0.95), 8, LONGEST))
-print(f"We read {MAX_LENGTH} tokens of a text; {np.mean(lengths <= MAX_LENGTH):.0%} of the texts are no longer.")
+print(
+    f"We read {MAX_LENGTH} tokens of a text; {np.mean(lengths <= MAX_LENGTH):.0%} of the texts are no longer."
+)
 print(f"{sum(map(len, report.texts)) / lengths.sum():.1f} characters for each token")
 ax = lessonkit.plots.histogram(
     lengths, rulers={"read": [MAX_LENGTH]}, bins=30, xlabel="tokens of a text", title="How long are they?"
@@ -240,8 +242,8 @@ def batches(dataset, size=64):
 train_dataset, test_dataset = tokenized(train_texts), tokenized(test_texts)
 
 # %% [markdown]
-# The third baseline is the pre-trained model as it is, **frozen**. It turns each text into a row of 384 numbers (the mean
-# over its tokens); only a small classifier on top is fitted. If that is good enough, you need no fine-tuning.
+# The third baseline is the pre-trained model as it is, **frozen**. It turns each text into a row of 384 numbers (the
+# mean over its tokens); only a small classifier on top is fitted. If that is good enough, you need no fine-tuning.
 
 
 # %%
@@ -322,8 +324,8 @@ prepared(TECHNIQUE)[0].print_trainable_parameters() if TECHNIQUE == "lora" else 
 #
 # ## 6. Train
 #
-# How long? A **step** is one batch of 16 texts. We take at least 120 steps, or eight rounds through the texts if that is
-# more, but never more tokens than `MOST_TOKENS`, so that you don't wait for long.
+# How long? A **step** is one batch of 16 texts. We take at least 120 steps, or eight rounds through the texts if that
+# is more, but never more tokens than `MOST_TOKENS`, so that you don't wait for long.
 
 # %%
 read = np.mean([len(ids) for ids in train_dataset["input_ids"]])  # tokens of a text
@@ -335,7 +337,9 @@ def steps_for(dataset):
 
 
 steps = steps_for(train_dataset)
-print(f"{steps} steps of {BATCH_SIZE} texts: each text is read {steps * BATCH_SIZE / len(train_dataset):.1f} times")
+print(
+    f"{steps} steps of {BATCH_SIZE} texts: each text is read {steps * BATCH_SIZE / len(train_dataset):.1f} times"
+)
 
 # %%
 from transformers import Trainer, TrainingArguments
@@ -388,8 +392,8 @@ ax = lessonkit.plots.bars(
 )
 
 # %% [markdown]
-# Which is better? With a few dozen test texts, one text is worth several hundredths. `compare_classifiers` takes the two
-# models' answers text by text, and says *better* only where chance would hardly do it:
+# Which is better? With a few dozen test texts, one text is worth several hundredths. `compare_classifiers` takes the
+# two models' answers text by text, and says *better* only where chance would hardly do it:
 
 # %%
 for name in list(answers)[:3]:
@@ -411,7 +415,8 @@ answer = TODO
 lesson.exercise("cant-tell").check(answer)
 
 # %% [markdown]
-# Which labels are mixed up? Row: the true label; column: what the model said. (Of many labels, the twelve most frequent.)
+# Which labels are mixed up? Row: the true label; column: what the model said. (Of many labels, the twelve most
+# frequent.)
 
 # %%
 scores = score(answers["fine-tuned"])
@@ -430,7 +435,9 @@ wrong = np.flatnonzero(answers["fine-tuned"] != true)
 print(f"{len(wrong)} of {len(true)} wrong")
 for place in sorted(wrong, key=lambda each: -shares[each].max())[:5]:
     row, said = test_texts[int(place)], shares[place].argmax()
-    print(f"\nline {row['line']}: said {names[said]!r} ({shares[place, said]:.0%}), labelled {names[row['label']]!r}")
+    print(
+        f"\nline {row['line']}: said {names[said]!r} ({shares[place, said]:.0%}), labelled {names[row['label']]!r}"
+    )
     print(f"    {row['text'][:200]}")
 
 # %% [markdown]
@@ -469,13 +476,13 @@ for sentence in [*test_texts["text"][:2], *yours]:
     print(f"{sentence[:70]!r}\n    " + ", ".join(f"{each['label']} {each['score']:.0%}" for each in best))
 
 # %% [markdown]
-# In a terminal, `lessonkit check FILE` writes the report of section 2, and `lessonkit evaluate --model FOLDER --data FILE`
-# scores a saved model on another table.
+# In a terminal, `lessonkit check FILE` writes the report of section 2, and `lessonkit evaluate --model FOLDER --data
+# FILE` scores a saved model on another table.
 #
 # ## 10. Would more texts help?
 #
-# **Exercise 4, run an experiment.** Train on half of the texts. If that is nearly as good, more texts of this kind won't
-# change much. The test has done its duty, so we part the *training* texts once more. Take this above `answer`:
+# **Exercise 4, run an experiment.** Train on half of the texts. If that is nearly as good, more texts of this kind
+# won't change much. The test has done its duty, so we part the *training* texts once more. Take this above `answer`:
 #
 # ```python
 # parts = lessonkit.split_texts(train_texts, test=0.3, seed=1)
@@ -485,9 +492,9 @@ for sentence in [*test_texts["text"][:2], *yours]:
 # half_model, run = train_model(half)
 # ```
 #
-# Then replace `TODO` with `{"half": half, "check": check, "predicted": predict(half_model, check).argmax(-1)}`. The bar:
-# a tenth more right answers than the most frequent label gives. Afterwards train on `tokenized(parts["train"])` as well,
-# and compare the two on `check`; or try `technique="full"`.
+# Then replace `TODO` with `{"half": half, "check": check, "predicted": predict(half_model, check).argmax(-1)}`. The
+# bar: a tenth more right answers than the most frequent label gives. Afterwards train on `tokenized(parts["train"])`
+# as well, and compare the two on `check`; or try `technique="full"`.
 
 # %%
 answer = TODO
@@ -513,10 +520,10 @@ for what, source in broken.items():
     print(f"{what}:\n    {stops[0]}")
 
 # %% [markdown]
-# What no report can find: labels that were given without care; test texts that are easier than tomorrow's; a **language**
-# that the model doesn't know. MiniLM has read English. For others, take a multilingual model such as
-# `FacebookAI/xlm-roberta-base` from the Hugging Face Hub: write it as `MODEL`, and run on a machine with a network. Its
-# memory, predicted before a byte of it is fetched:
+# What no report can find: labels that were given without care; test texts that are easier than tomorrow's; a
+# **language** that the model doesn't know. MiniLM has read English. For others, take a multilingual model such as
+# `FacebookAI/xlm-roberta-base` from the Hugging Face Hub: write it as `MODEL`, and run on a machine with a network.
+# Its memory, predicted before a byte of it is fetched:
 
 # %%
 from transformers import XLMRobertaConfig
@@ -533,17 +540,18 @@ for technique in ("full", "lora"):
         num_labels=len(names),
         **settings,
     )
-    print(f"{technique:<5}{plan.total_parameters / 1e6:>6.0f} M parameters, {plan.peak_bytes / 2**30:.1f} GiB")
+    print(
+        f"{technique:<5}{plan.total_parameters / 1e6:>6.0f} M parameters, {plan.peak_bytes / 2**30:.1f} GiB"
+    )
 
 # %% [markdown]
 # Texts of **people** (names, addresses, illnesses) don't belong into a model that you share: it can give them away.
 #
 # ## 12. A dataset of your own
 #
-# **Exercise 5, make one.** Invent a small task (moods, hobbies, urgent or not) and write a table: at least 24 texts, two
-# labels or more, eight texts each, in your own words. Pass its report:
-# `answer = lessonkit.check_texts("""text,label` ... `""")`. When it passes, make it your `SOURCE` in section 1 and run
-# all.
+# **Exercise 5, make one.** Invent a small task (moods, hobbies, urgent or not) and write a table: at least 24 texts,
+# two labels or more, eight texts each, in your own words. Pass its report: `answer =
+# lessonkit.check_texts("""text,label` ... `""")`. When it passes, make it your `SOURCE` in section 1 and run all.
 
 # %%
 answer = TODO
@@ -552,7 +560,8 @@ lesson.exercise("your-own").check(answer)
 # %% [markdown]
 # ## 13. On a bigger machine
 #
-# On a GPU with 14 GiB or more this notebook takes BERT-base, up to 50,000 texts and 256 tokens of each. All else stays.
+# On a GPU with 14 GiB or more this notebook takes BERT-base, up to 50,000 texts and 256 tokens of each. All else
+# stays.
 #
 # ## 14. The end
 #

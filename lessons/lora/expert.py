@@ -43,8 +43,8 @@ RANK, ALPHA, TARGETS = 8, 16, ["query", "value"]
 # %% [markdown]
 # ## 1. Three tasks, one model, one head
 #
-# Reuters wires (8 topics), BBC articles (5) and 20 newsgroups: each task will get an adapter. The model that they share
-# has a head with an output for every topic.
+# Reuters wires (8 topics), BBC articles (5) and 20 newsgroups: each task will get an adapter. The model they share has a
+# head with an output for every topic.
 
 # %% tags=["nbval-check-output"]
 sets = {"wires": "reuters-r8", "articles": "bbc-news", "posts": "20newsgroups"}
@@ -165,8 +165,7 @@ def add_lora(model, targets, r, alpha, dropout=0.0):
 
 
 # %% [markdown]
-# Note the order in `forward`: B (A x) costs r (in + out) products for each token; (B A) x would first build a matrix as
-# large as W.
+# Note the order in `forward`: B (A x) costs r (in + out) products a token; (B A) x would build a matrix as large as W.
 #
 # ## 3. Is it PEFT's?
 #
@@ -212,8 +211,8 @@ def twins(dtype, alpha=ALPHA):
 
 
 # %% [markdown]
-# Everything that could differ: the output; the gradients of A, of B and of the input; A and B after three steps of
-# AdamW; the merged weights, and what they answer.
+# All that could differ: the output; the gradients of A, B and the input; A and B after three steps of AdamW; the merged
+# weights, and their output.
 
 
 # %%
@@ -267,8 +266,8 @@ for what in found["float32"]:
     print(f"{what:<28}", *cells)
 
 # %% [markdown]
-# Ours *is* PEFT's layer, to rounding: PEFT does the same operations in the same order. (On a GPU the sums may run in
-# another order.) Last, does `unmerge` bring W back?
+# Ours *is* PEFT's layer, to rounding: PEFT does the same operations in the same order. (On a GPU the sums may not.)
+# Last, does `unmerge` bring W back?
 
 # %%
 for dtype in ("float32", "bfloat16"):
@@ -610,8 +609,8 @@ ax = lessonkit.plots.curves(
 #
 # ## 7. Three adapters on one model
 #
-# `Trainer` and three adapters on one base. The head is trained with each, but kept outside of PEFT (no `task_type`):
-# section 10 shows why. A fourth adapter, *together*, learns all tasks at once in as many steps as they had in sum.
+# `Trainer` and three adapters on one base. The head is trained with each, but outside of PEFT (no `task_type`): section 10
+# shows why. A fourth adapter, *together*, learns all tasks at once, in as many steps as they had in sum.
 
 # %%
 from copy import deepcopy
@@ -774,8 +773,8 @@ for task in sets:
         print(" ", lessonkit.compare_classifiers(labels, one, other, names=names))
 
 # %% [markdown]
-# Three lines for each task: does LoRA beat counting words; does the merged adapter beat the lazy answer; what did merging
-# cost? The weights were 1. Is that best? On the validation texts, `cat` at five weights, the same for each task:
+# For each task: does LoRA beat counting words; does the merged adapter beat the lazy answer; what did merging cost? The
+# weights were 1. Is that best? On the validation texts, `cat` at five weights, the same for each task:
 
 # %%
 weights, by_weight = [0.25, 0.5, 0.75, 1.0, 1.5], {task: [] for task in sets}
@@ -955,8 +954,8 @@ for name, values in times.items():
 #
 # More in [troubleshooting](../../lessons/troubleshooting.md).
 #
-# **Adapters with heads won't merge.** `task_type="SEQ_CLS"` makes the head a part of each adapter, and PEFT doesn't know how
-# to merge heads. Hence our head outside.
+# **Adapters with heads won't merge.** `task_type="SEQ_CLS"` makes the head a part of each adapter, and PEFT can't merge
+# heads. Hence ours outside.
 
 # %% tags=["nbval-check-output"]
 config = LoraConfig(task_type="SEQ_CLS", r=RANK, target_modules=TARGETS)
@@ -1023,8 +1022,8 @@ shelf.unmerge_adapter()
 # %% [markdown]
 # ## 11. On a bigger machine
 #
-# On a GPU this notebook takes BERT-base, longer texts, more steps and seeds. The predicted peak of a training step, and
-# what a customer's adapter adds to a server:
+# On a GPU: BERT-base, longer texts, more steps and seeds. The predicted peak of a training step, and what a customer's
+# adapter adds to a server:
 
 # %%
 from transformers import BertConfig
@@ -1057,8 +1056,8 @@ print(f"each adapter more: {4 * adapter / 2**20:.2f} MiB in float32")
 # 4. Adding up A and B brings cross terms; adding up the products doesn't. Merging costs accuracy either way.
 # 5. One batch can serve many adapters, with nothing lost.
 #
-# The next cell keeps your result. At laptop or GPU scale it counts towards the expert examples; the exercises you passed
-# count towards understanding them.
+# The next cell keeps your result. At laptop or GPU scale it counts towards the expert examples; the exercises count
+# towards understanding them.
 
 # %%
 lesson.record(

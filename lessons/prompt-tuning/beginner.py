@@ -593,7 +593,7 @@ _ = ax.set_xticks(sizes, sizes)
 #
 # **Exercise 5, run an experiment.** Does it take a whole question? Train a soft prompt of **at most 5 virtual
 # tokens** on `train_dataset`, and reach **0.70 on the validation texts**. You choose its start, the learning rate and
-# the steps (40 take well under a minute on a laptop). Take this into the cell, above `answer`:
+# the steps (40 take about a minute on a laptop). Take this into the cell, above `answer`:
 #
 # ```python
 # mine = with_soft_prompt("Topic of this news?")

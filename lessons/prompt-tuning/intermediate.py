@@ -43,8 +43,8 @@ SEED = 0
 # %% [markdown]
 # ## 1. One base, three tasks
 #
-# BBC news, Usenet posts, and the news again, to be filed under in-house codes, a letter for each topic, in no order. The
-# model shall answer with one token. Each task has a sentence, from which its prompt will start.
+# BBC news, Usenet posts, and the news again, to be filed under in-house codes, a letter for each topic, in no order.
+# The model shall answer with one token. Each task has a sentence, from which its prompt will start.
 
 # %%
 TASKS = {
@@ -242,28 +242,23 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 
 LEARNED, COMPUTED, ABSENT = 2, 1, 0
-at_input, in_layers = np.full(
-    (2, layers + 1, VIRTUAL_TOKENS + 10), COMPUTED
-)  # a row for the input, one a layer
+size = layers + 1, VIRTUAL_TOKENS + 10  # a row for the input, one a layer
+at_input, in_layers = np.full(size, COMPUTED), np.full(size, COMPUTED)
 at_input[0, :VIRTUAL_TOKENS] = LEARNED
 in_layers[1:, :VIRTUAL_TOKENS], in_layers[0, :VIRTUAL_TOKENS] = LEARNED, ABSENT
+cached = (layers, 2, heads, VIRTUAL_TOKENS, head_size)
 pictures = {
-    f"prompt tuning, P-tuning: vectors at the input\n({VIRTUAL_TOKENS}, {hidden})": at_input,
-    f"prefix tuning: keys and values in every layer\n({layers}, 2, {heads}, {VIRTUAL_TOKENS}, {head_size})": in_layers,
+    f"prompt tuning, P-tuning: vectors at the input\n{(VIRTUAL_TOKENS, hidden)}": at_input,
+    f"prefix tuning: keys and values in every layer\n{cached}": in_layers,
 }
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained")
-figure.set_facecolor("white")
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained", facecolor="white")
 for ax, (title, grid) in zip(axes, pictures.items()):
     colours = ListedColormap(["white", "#dddddd", "#D55E00"])
     ax.pcolormesh(grid, cmap=colours, vmin=0, vmax=2, edgecolor="white")
     ax.axvline(VIRTUAL_TOKENS, color="black")
-    ax.set(
-        title=title,
-        xticks=[VIRTUAL_TOKENS / 2, VIRTUAL_TOKENS + 5],
-        yticks=[0.5, layers / 2 + 1, layers + 0.5],
-    )
-    ax.set_xticklabels([f"{VIRTUAL_TOKENS} virtual tokens", "a text's tokens"])
-    ax.set_yticklabels(["input", f"layer {layers // 2}", f"layer {layers - 1}"])
+    ax.set_xticks([VIRTUAL_TOKENS / 2, VIRTUAL_TOKENS + 5], ["virtual tokens", "a text's tokens"])
+    ax.set_yticks([0.5, layers + 0.5], ["input", f"layer {layers - 1}"])
+    ax.set_title(title)
 plt.show()
 
 # %% [markdown]
@@ -611,7 +606,7 @@ ax = lessonkit.plots.bars(
 # %%
 for name, each in timed.items():
     print(
-        f"{name:<11}{each.p50:>8.0f} ms for {len(requests)} requests ({each.interval[0]:.0f} to {each.interval[1]:.0f})"
+        f"{name:<11}{each.p50:>8.0f} ms ({each.interval[0]:.0f} to {each.interval[1]:.0f}), {len(requests)} requests"
     )
 
 # %% [markdown]
@@ -696,13 +691,13 @@ print(f"LoRA,   layer  0: {change:.1e}")
 # In the first layer the prefix leaves the words' proportions alone, to rounding; LoRA, which changes the queries, does
 # not. Higher up the prefix does alter them, but only through what it *added* to the tokens below.
 # [Petrov, Torr and Bibi](https://arxiv.org/abs/2310.19698) (2024) conclude that prompts and prefixes bring out skills
-# that a model has, and may fail at tasks that need new attention patterns. (No law for every model: frozen transformers can
-# be [built](https://arxiv.org/abs/2402.14753) that a prefix turns into almost any function.)
+# that a model has, and may fail at tasks that need new attention patterns. (No law for every model: frozen
+# transformers can be [built](https://arxiv.org/abs/2402.14753) that a prefix turns into almost any function.)
 #
 # ## 7. Where it fails, and why scale helps
 #
-# `codes` asks about the same headlines as `news`, but the base can't know that sport is `A`. Does its prompt keep up with
-# LoRA, which gets the same texts and steps?
+# `codes` asks about the same headlines as `news`, but the base can't know that sport is `A`. Does its prompt keep up
+# with LoRA, which gets the same texts and steps?
 
 # %%
 base.set_attn_implementation(lesson.hardware.attention)
@@ -738,8 +733,8 @@ ax = lessonkit.plots.bars(
 #
 # *Why* is conjecture. Hardly the prompt's size: it grows with the hidden size only, so its share of the model shrinks
 # while the gap closes. That leaves what is prompted. The authors suggest that a larger model needs less of a signal to
-# be steered; it may also have more skills to call up, and more layers in which to act on what the prompt adds. You have
-# just tried the part about skills from the other side: same model and texts, but a task that the base can't guess.
+# be steered; it may also have more skills to call up, and more layers in which to act on what the prompt adds. You
+# have just tried the part about skills from the other side: same model and texts, a task that the base can't guess.
 #
 # To *see* scale you need two sizes, and offline this course has one language model. On a GPU, `MODEL` is more than ten
 # times as large: compare both gaps to LoRA there. Nor is size the only way:

@@ -167,8 +167,8 @@ for at in (0, len(right) // 2, len(right) - 2):
 
 # %% [markdown]
 # At laptop scale, nearly half of the later tokens' error is there after two blocks; then it grows slowly, for the states
-# grow, too. The first token's is over a hundred times as long halfway up, and hides its errors. (Why the hump? Print
-# `length[9:13, :, 0].mean(1)`.) The last point is after the final normalisation.
+# grow, too. The first token's is over a hundred times as long halfway up, so its relative error is small. (Why the hump?
+# Print `length[9:13, :, 0].mean(1)`.) The last point is after the final normalisation.
 #
 # **Exercise 1, predict.** We now round one kind of matrix at a time, in all blocks. Which does most harm? `"a"` query and
 # key, which decide where attention looks; `"b"` `v_proj`, a small one; `"c"` `down_proj`, a large one.
@@ -200,7 +200,7 @@ for kind, (change, low, high) in by_kind.items():
 
 # %% [markdown]
 # `down_proj`, by far: a quarter of the weights, about half of the seven rises together. Its output goes straight into the
-# hidden state, and its inputs are uneven. (`llm_int8_skip_modules=["down_proj", "lm_head"]` spares it, in 4 bits, too.)
+# hidden state, and its inputs are uneven. (`llm_int8_skip_modules=["down_proj", "lm_head"]` spares it, in 4 bits too.)
 # And one block at a time:
 
 # %%
@@ -404,7 +404,7 @@ for name in shown:
         )
 
 # %% [markdown]
-# Both make the *weights* worse and the (unseen) outputs better: by far in `q_proj`, a little in `down_proj`.
+# Both make the *weights* worse and the outputs, on unseen passages, better: by far in `q_proj`, a little in `down_proj`.
 #
 # *Here ends the second focus session.*
 #
@@ -822,8 +822,8 @@ for kind in (AdamW, AdamW8bit):
 quantized = model.unload()
 
 # %% [markdown]
-# More than a quarter of AdamW's, for small matrices stay in 32 bits. A **paged** optimiser keeps moments (of 100,000 values or more) where CUDA may move them to the computer's memory when the GPU is
-# full. On a CPU:
+# More than a quarter of AdamW's, for small matrices stay in 32 bits. A **paged** optimiser keeps moments (of 100,000
+# values or more) where CUDA may move them to the computer's memory when the GPU is full. On a CPU:
 
 # %%
 parameter = torch.nn.Parameter(torch.ones(512, 512, device=device))
@@ -889,7 +889,7 @@ for name, each in plans.items():
 # %% [markdown]
 # By this prediction the claim holds, with conditions: checkpointing; double quantisation, by a hair; and at the paper's
 # r = 64, AdamW in 32 bits is a few GiB too much. 8-bit moments cure that, or paging, which at best takes the moments off
-# the first row's peak. 16-bit weights and gradients with 32-bit moments do add up to 780 GB.
+# the first row's peak. 16-bit weights and gradients with 32-bit moments do add up to that.
 #
 # Not the paper's: adapters in float32, an L40S, one text of 512 tokens.
 #
@@ -932,8 +932,8 @@ print(lessonkit.compare_perplexities(wrong, cured))
 
 # %% [markdown]
 # The cure: merge only what was learned, the adapter less its start. (For PiSSA and OLoRA, PEFT's
-# `path_initial_model_for_weight_conversion` does that.) Compare section 5's merger into W: the same W, yet this start
-# learned *more* than B = 0, apart from any hole. Its A has columns of other sizes, so one learning rate isn't the same
+# `path_initial_model_for_weight_conversion` does that.) Compare section 5's merger into W: the same W, yet at
+# laptop scale this start learned *more* than B = 0. Its A has columns of other sizes, so one learning rate isn't the same
 # for both; a fair contest would tune each.
 #
 # More: [troubleshooting](../../lessons/troubleshooting.md#adapters-and-quantised-models).
