@@ -394,9 +394,9 @@ def test_the_exercise_on_many_adapters_is_what_the_lesson_serves(names):
 
 def test_the_exercise_judges_on_the_lessons_validation_texts():
     text = lesson_text(LESSON)
-    assert "TRAIN_TEXTS = lesson.pick(smoke=48, laptop=640, gpu=1600)" in text
-    assert "VALIDATION_TEXTS = lesson.pick(smoke=16, laptop=100, gpu=160)" in text
-    for scale, count in (("smoke", 16), ("laptop", 100), ("gpu", 160)):
+    assert "TRAIN_TEXTS = lesson.pick(smoke=48, laptop=320, gpu=1600)" in text
+    assert "VALIDATION_TEXTS = lesson.pick(smoke=16, laptop=200, gpu=160)" in text
+    for scale, count in (("smoke", 16), ("laptop", 200), ("gpu", 160)):
         labels = facts._validation(scale).labels
         assert {task: len(each) for task, each in labels.items()} == dict.fromkeys(facts.TASKS, count)
     assert np.min(labels["articles"]) >= 8

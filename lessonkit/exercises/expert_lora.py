@@ -216,7 +216,7 @@ class _Validation:
 def _validation(scale: str) -> _Validation:
     from lessonkit.data import load_dataset
 
-    start, count = {"smoke": (48, 16), "gpu": (1600, 160)}.get(scale, (640, 100))
+    start, count = {"smoke": (48, 16), "gpu": (1600, 160)}.get(scale, (320, 200))
     labels, first, before = {}, {}, 0
     for task, name in TASKS.items():
         rows = load_dataset(name)["train"]

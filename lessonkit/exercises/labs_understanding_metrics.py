@@ -60,7 +60,7 @@ def _lazy_f1() -> Exercise:
             WrongAnswer(
                 "weighted",
                 F1_OF_EARN * EARN / TEST_TEXTS,
-                "You weighted `earn` by how frequent it is. That is *weighted* F1; in macro-F1 each topic counts one eighth.",
+                "You weighted `earn` by how frequent it is. That is *weighted* F1; in macro-F1 each topic counts an eighth.",
             ),
             WrongAnswer(
                 "percent",
@@ -182,8 +182,8 @@ def _macro_f1() -> Exercise:
             WrongAnswer(
                 "never-called",
                 _unguarded,
-                "A topic that is never called has no precision (0 / 0), and the mean becomes `nan`. It found nothing, so its "
-                "F1 is 0: `2 * hits / (called + are)` gives that by itself.",
+                "A topic that is never called has no precision (0 / 0), and the mean becomes `nan`. It found nothing, so "
+                "its F1 is 0: `2 * hits / (called + are)` gives that by itself.",
             ),
             WrongAnswer(
                 "of-means",
@@ -194,8 +194,8 @@ def _macro_f1() -> Exercise:
             WrongAnswer(
                 "plain-mean",
                 _macro_of(lambda precision, recall: (precision + recall) / 2),
-                "You took the ordinary mean of precision and recall. F1 is their *harmonic* mean, 2PR / (P + R), which stays "
-                "low if either is low.",
+                "You took the ordinary mean of precision and recall. F1 is their *harmonic* mean, 2PR / (P + R), which "
+                "stays low if either is low.",
             ),
             WrongAnswer(
                 "micro",
@@ -410,8 +410,8 @@ def _temperature() -> Exercise:
             "c": "only log loss and calibration error",
             "d": "none of them",
         },
-        because="Dividing all scores of a text by one number keeps their order, so the winner stays the winner; what changes "
-        "is how sure the model says it is.",
+        because="Dividing all scores of a text by one number keeps their order, so the winner stays the winner; what "
+        "changes is how sure the model says it is.",
         hints=(
             "Take the scores 3, 2, -1. Divide all by 2. Which is the largest, before and after?",
             "Accuracy and macro-F1 only look at which topic wins. Which scores look at its probability?",
@@ -517,11 +517,11 @@ def _rouge() -> Exercise:
         reference=4 / 6,
         also_right=(0.667, "0.67", Fraction(2, 3)),
         tolerance=0.005,
-        because="*the sat on the* stands in both in this order, with gaps: 4 words. Precision and recall are 4 / 6 each, so F1 "
-        "is, too.",
+        because="*the sat on the* stands in both in this order, with gaps: 4 words. Precision and recall are 4 / 6 each, so "
+        "F1 is, too.",
         hints=(
             "Cross out words in both, until the same words stand in the same order. How many can be left at most?",
-            "You need not keep neighbours: *the ... sat on the ...*. But only one of *cat* and *mat* could come before *sat*.",
+            "You need not keep neighbours: *the ... sat on the ...*. But neither *cat* nor *mat* can be kept as well.",
             "It is 4 words of 6 on either side.",
         ),
         wrong=(
@@ -548,8 +548,8 @@ def _rouge() -> Exercise:
             WrongAnswer(
                 "too-many",
                 5 / 6,
-                "One word too many. With *cat* or *mat* kept on one side, it must stand at the same place in the order on the "
-                "other side as well.",
+                "One word too many. With *cat* or *mat* kept on one side, it must stand at the same place in the order on "
+                "the other side as well.",
             ),
         ),
     )

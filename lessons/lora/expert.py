@@ -37,14 +37,14 @@ SHORT_STEPS = lesson.pick(smoke=2, laptop=30, gpu=150)  # where beginnings are c
 SEEDS = lesson.pick(smoke=[0], laptop=[0, 1, 2], gpu=[0, 1, 2, 3, 4])
 RATES = lesson.pick(smoke=[5e-3], laptop=[2e-3, 5e-3], gpu=[2e-4, 5e-4])  # where beginnings are compared
 LEARNING_RATE = RATES[-1]  # of A and B
-HEAD_RATE = lesson.pick(smoke=2e-2, laptop=2e-2, gpu=2e-3)  # of the head, which is new
+HEAD_RATE = lesson.pick(smoke=1e-2, laptop=1e-2, gpu=1e-3)  # of the head, which is new
 RANK, ALPHA, TARGETS = 8, 16, ["query", "value"]
 
 # %% [markdown]
 # ## 1. Three tasks, one model, one head
 #
-# Reuters wires (8 topics), BBC articles (5) and 20 newsgroups: each task will get an adapter. The model they share has a
-# head with an output for every topic.
+# Reuters wires (8 topics), BBC articles (5) and 20 newsgroups: each task will get an adapter. The model they share has
+# a head with an output for every topic.
 
 # %% tags=["nbval-check-output"]
 sets = {"wires": "reuters-r8", "articles": "bbc-news", "posts": "20newsgroups"}
@@ -169,8 +169,8 @@ def add_lora(model, targets, r, alpha, dropout=0.0):
 #
 # ## 3. Is it PEFT's?
 #
-# Two copies of the model, with our layers and with PEFT's, and the same A and B. B is random here: with B = 0, a wrong A
-# would go unnoticed.
+# Two copies of the model, with our layers and with PEFT's, and the same A and B. B is random here: with B = 0, a wrong
+# A would go unnoticed.
 
 # %%
 from functools import partial
@@ -211,8 +211,8 @@ def twins(dtype, alpha=ALPHA):
 
 
 # %% [markdown]
-# All that could differ: the output; the gradients of A, B and the input; A and B after three steps of AdamW; the merged
-# weights, and their output.
+# All that could differ: the output; the gradients of A, B and the input; A and B after three steps of AdamW; the
+# merged weights, and their output.
 
 
 # %%
@@ -367,8 +367,8 @@ print(f"gradient of B in the first step: {seen['lora_B'][0]:.2f}")
 
 # %% [markdown]
 # In the first step A's gradient is exactly 0; it grows as B does. AdamW divides by a gradient's size, so A and B both
-# move by about the learning rate a step. [LoRA+](https://arxiv.org/abs/2402.12354) argues that for wide models B should
-# take larger steps. PEFT makes such an optimiser, an ordinary one with parameter groups:
+# move by about the learning rate a step. [LoRA+](https://arxiv.org/abs/2402.12354) argues that for wide models B
+# should take larger steps. PEFT makes such an optimiser, an ordinary one with parameter groups:
 
 # %% tags=["nbval-check-output"]
 from peft.optimizers import create_loraplus_optimizer
@@ -425,12 +425,12 @@ ax = lessonkit.plots.curves(
 )
 
 # %% [markdown]
-# All sums are W, to rounding. PiSSA's W' has lost its eight largest singular values: they are in A and B, where training
-# can reach them. OLoRA takes out twice (s = 2) a product that stood in W once, which mirrors W: its singular values
-# stay, and the line lies on W's.
+# All sums are W, to rounding. PiSSA's W' has lost its eight largest singular values: they are in A and B, where
+# training can reach them. OLoRA takes out twice (s = 2) a product that stood in W once, which mirrors W: its singular
+# values stay, and the line lies on W's.
 #
-# **Exercise 1, write code.** Write PiSSA: from W (out, in), r and the scaling s, return W', A and B. Split the singular
-# values evenly between A and B, as PEFT does. `torch.linalg.svd(W, full_matrices=False)` gives U, S and Vᵀ.
+# **Exercise 1, write code.** Write PiSSA: from W (out, in), r and the scaling s, return W', A and B. Split the
+# singular values evenly between A and B, as PEFT does. `torch.linalg.svd(W, full_matrices=False)` gives U, S and Vᵀ.
 
 
 # %%
@@ -502,8 +502,8 @@ _ = interact(error_at, r=IntSlider(RANK, min=1, max=128, continuous_update=False
 # are noise, spread over all directions, and no few of them hold much of it.
 #
 # **Exercise 2, predict.** Our `loftq` divides A by s. PEFT 0.21's doesn't: it sets B A to the best approximation E of
-# the error, and the layer then adds s B A. With `lora_alpha = 2 * r`, so s = 2, how far is the sum from W, compared with NF4
-# alone? `"a"` nearer, as it should be; `"b"` exactly as far; `"c"` farther.
+# the error, and the layer then adds s B A. With `lora_alpha = 2 * r`, so s = 2, how far is the sum from W, compared
+# with NF4 alone? `"a"` nearer, as it should be; `"b"` exactly as far; `"c"` farther.
 
 # %%
 answer = TODO
@@ -604,13 +604,13 @@ ax = lessonkit.plots.curves(
 )
 
 # %% [markdown]
-# The star marks the better rate. Read the brackets: a way is faster *here* only if its gap is below zero for every seed.
-# (`NF4 with LoftQ` is compared with `NF4`.) And a star at the edge of the rates tried says: try further out.
+# The star marks the better rate. Read the brackets: a way is faster *here* only if its gap is below zero for every
+# seed. (`NF4 with LoftQ` is compared with `NF4`.) Two rates are few and the trainings short; on a GPU they are longer.
 #
 # ## 7. Three adapters on one model
 #
-# `Trainer` and three adapters on one base. The head is trained with each, but outside of PEFT (no `task_type`): section 10
-# shows why. A fourth adapter, *together*, learns all tasks at once, in as many steps as they had in sum.
+# `Trainer` and three adapters on one base. The head is trained with each, but outside of PEFT (no `task_type`):
+# section 10 shows why. A fourth adapter, *together*, learns all tasks at once, in as many steps as they had in sum.
 
 # %%
 from copy import deepcopy
@@ -694,8 +694,8 @@ for name in (*sets, "together"):
 #
 # Could one adapter do all three tasks, without training? Tempting: average the As and the Bs.
 #
-# **Exercise 3, predict.** We add up three adapters' A and three adapters' B. Multiplied out, (B₁ + B₂ + B₃)(A₁ + A₂ + A₃)
-# has the three products that we want, B₁A₁, B₂A₂ and B₃A₃. How many others does it have?
+# **Exercise 3, predict.** We add up three adapters' A and three adapters' B. Multiplied out, (B₁ + B₂ + B₃)(A₁ + A₂ +
+# A₃) has the three products that we want, B₁A₁, B₂A₂ and B₃A₃. How many others does it have?
 
 # %%
 answer = TODO
@@ -724,9 +724,9 @@ print(
 #
 # - `linear`: the As and the Bs, cross terms and all. `cat`: the products, exactly, at rank 3 r. `svd`: these, cut
 #   back to rank r.
-# - [`ties`](https://arxiv.org/abs/2306.01708): keep the largest entries (`density` of them), let the tasks vote on each
-#   entry's sign, average those that agree. [`dare_linear`](https://arxiv.org/abs/2311.03099): drop entries at random,
-#   scale up the rest. Both do this to A and B; with `_svd`, to the products, as their papers do.
+# - [`ties`](https://arxiv.org/abs/2306.01708): keep the largest entries (`density` of them), let the tasks vote on
+#   each entry's sign, average those that agree. [`dare_linear`](https://arxiv.org/abs/2311.03099): drop entries at
+#   random, scale up the rest. Both do this to A and B; with `_svd`, to the products, as their papers do.
 
 # %%
 ways = {
@@ -761,20 +761,23 @@ for name, values in table.items():
     print(f"{name:<17}", *(f"{value:>9.3f}" for value in (*values, np.mean(values))))
 
 # %%
-for task in sets:
-    labels, own, cat = test[task]["label"], answers[task, "own adapter"], answers[task, "cat"]
-    pairs = [
-        (own, counted[task], ("own adapter", "counting words")),
-        (cat, [majority[task]] * len(labels), ("cat", "majority")),
-        (cat, own, ("cat", "own adapter")),
-    ]
-    print(task)
-    for one, other, names in pairs:
-        print(" ", lessonkit.compare_classifiers(labels, one, other, names=names))
+predicted_by = {
+    "own adapter": lambda task: answers[task, "own adapter"],
+    "cat": lambda task: answers[task, "cat"],
+    "counting words": lambda task: counted[task],
+    "majority": lambda task: np.full(len(test[task]), majority[task]),
+}
+for tasks in (*([task] for task in sets), list(sets)):
+    print(" + ".join(tasks))
+    labels = np.concatenate([list(test[task]["label"]) for task in tasks])
+    for names in (("own adapter", "counting words"), ("cat", "majority"), ("cat", "own adapter")):
+        pair = [np.concatenate([predicted_by[name](task) for task in tasks]) for name in names]
+        print(" ", lessonkit.compare_classifiers(labels, *pair, names=names))
 
 # %% [markdown]
-# For each task: does LoRA beat counting words; does the merged adapter beat the lazy answer; what did merging cost? The
-# weights were 1. Is that best? On the validation texts, `cat` at five weights, the same for each task:
+# For each task, then for all: does LoRA beat counting words; does the merged adapter beat the lazy answer; what did
+# merging cost? The weights were 1. Is that best? On the validation texts, `cat` at five weights, the same for each
+# task:
 
 # %%
 weights, by_weight = [0.25, 0.5, 0.75, 1.0, 1.5], {task: [] for task in sets}
@@ -845,8 +848,9 @@ for (task, row), logits in zip(mixed, together):
 # [Punica](https://arxiv.org/abs/2310.18547) and [S-LoRA](https://arxiv.org/abs/2311.03285) instead stack all As
 # and Bs, gather each row's own, and multiply them in one batched product.
 #
-# **Exercise 5, write code.** The heart of it, for one token a row: from x (rows, in), stacked A (adapters, r, in) and B
-# (adapters, out, r), the adapter's number for each row, and the scaling, return what is to be added to W x: (rows, out).
+# **Exercise 5, write code.** The heart of it, for one token a row: from x (rows, in), stacked A (adapters, r, in) and
+# B (adapters, out, r), the adapter's number for each row, and the scaling, return what is to be added to W x: (rows,
+# out).
 
 
 # %%
@@ -954,8 +958,8 @@ for name, values in times.items():
 #
 # More in [troubleshooting](../../lessons/troubleshooting.md).
 #
-# **Adapters with heads won't merge.** `task_type="SEQ_CLS"` makes the head a part of each adapter, and PEFT can't merge
-# heads. Hence ours outside.
+# **Adapters with heads won't merge.** `task_type="SEQ_CLS"` makes the head a part of each adapter, and PEFT can't
+# merge heads. Hence ours outside.
 
 # %% tags=["nbval-check-output"]
 config = LoraConfig(task_type="SEQ_CLS", r=RANK, target_modules=TARGETS)
@@ -1073,8 +1077,8 @@ lesson.record(
 #
 # <details><summary>Answers</summary>
 #
-# A sum of three products of rank r has rank up to 3 r; `linear` keeps rank r, by adding the factors, and pays with cross
-# terms. W x is computed once for the whole batch; only the thin products differ from row to row.
+# A sum of three products of rank r has rank up to 3 r; `linear` keeps rank r, by adding the factors, and pays with
+# cross terms. W x is computed once for the whole batch; only the thin products differ from row to row.
 #
 # </details>
 #
