@@ -97,7 +97,26 @@ def test_answers_are_one_token_and_the_sentence_has_twelve(tokenizer):
         assert all(len(tokenizer(" " + word)["input_ids"]) == 1 for word in task["words"])
         assert len(set(task["words"])) == len(task["words"]) == len(task["topics"])
     assert len(tokenizer(tasks["news"]["sentence"])["input_ids"]) == 12
-    assert tuple(tasks["posts"]["topics"]) == facts.WORDS
+    assert tuple(tasks["news"]["topics"]) == facts.TOPICS
+
+
+def test_the_short_prompts_solution_is_the_one_that_the_notebook_measures(tokenizer):
+    """It starts from the tokens at which the notebook's sentence is cut, so what was measured there holds for it."""
+    (exercise,) = (each for each in facts.exercises() if each.name == "short-prompt")
+    sentence = named("TASKS")["TASKS"]["news"]["sentence"]
+    cut = tokenizer(sentence)["input_ids"][: facts.MOST_TOKENS]
+    assert f'"{tokenizer.decode(cut)}"' in exercise.source
+    assert len(cut) == facts.MOST_TOKENS == 3
+    assert '"3, the sentence": {"tokens": 3}' in lesson_text(LESSON)
+
+
+@pytest.mark.parametrize(("right", "passes"), [(63, True), (52, True), (51, False), (44, False), (34, False)])
+def test_the_bar_lies_between_drawn_words_and_the_measured_short_prompt(right: int, passes: bool):
+    """Of 80 texts: 63 right as measured with three tokens, 44 with drawn words; 34, the untrained sentence's share."""
+    (exercise,) = (each for each in facts.exercises() if each.name == "short-prompt")
+    labels = facts._validation("laptop").labels
+    predicted = [label if place < right else (label + 1) % 5 for place, label in enumerate(labels)]
+    assert exercise.check(facts._made(3, predicted)).passed == passes
 
 
 def test_length_of_word_vectors_and_of_random_ones():
@@ -115,8 +134,8 @@ def test_the_bar_is_measured_on_the_notebooks_own_validation_texts(tokenizer):
     space["VALIDATION_TEXTS"] = facts.VALIDATION_TEXTS["smoke"]
     for name in ("prepare", "truth"):
         exec(statement(LESSON, name), space)
-    rows = space["prepare"]("posts")["validation"]
-    words = space["TASKS"]["posts"]["words"]
+    rows = space["prepare"]("news")["validation"]
+    words = space["TASKS"]["news"]["words"]
     assert space["truth"](rows, words) == facts._validation("smoke").labels
 
 

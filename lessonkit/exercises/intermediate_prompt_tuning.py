@@ -185,18 +185,13 @@ def _rescaled_attention() -> Exercise:
 
 # ---- A training of the learner's own ----------------------------------------------------------------
 
-MOST_TOKENS = 4
-REACH = 0.5
-WORDS = (
-    "rec.autos",
-    "talk.politics.guns",
-    "rec.sport.hockey",
-    "sci.med",
-    "sci.space",
-)  # as the notebook orders them
+MOST_TOKENS = 3
+# Section 3 measures, at laptop scale: twelve drawn words 0.55, the sentence's first three tokens 0.79.
+REACH = 0.65
+TOPICS = ("business", "entertainment", "politics", "sports", "tech")  # as the notebook orders them
 FORM = (
     'answer = {"prompt": mine.get_prompt(1)[0], '
-    '"predicted": predict(mine, data["posts"]["validation"], words["posts"])}'
+    '"predicted": predict(mine, news["validation"], words["news"])}'
 )
 VALIDATION_TEXTS = {"smoke": 4, "laptop": 80, "gpu": 300}
 
@@ -211,11 +206,11 @@ class _Validation:
 def _validation(scale: str) -> _Validation:
     from lessonkit.data import load_dataset
 
-    data = load_dataset("20newsgroups")["train"]
+    data = load_dataset("bbc-news")["train"]
     topics = data.features["label"].names
-    chosen = [place for place, label in enumerate(data["label"]) if topics[label] in WORDS]
+    chosen = [place for place, label in enumerate(data["label"]) if topics[label] in TOPICS]
     rows = data.select(chosen).shuffle(seed=0).select(range(VALIDATION_TEXTS[scale]))
-    return _Validation([WORDS.index(topics[label]) for label in rows["label"]])
+    return _Validation([TOPICS.index(topics[label]) for label in rows["label"]])
 
 
 def _part(answer: Any, name: str) -> Any:
@@ -244,7 +239,7 @@ def _accuracy(answer: Any, validation: _Validation) -> float:
 
 def _one_word(attempt: Attempt) -> bool:
     predicted, count = _part(attempt.answer, "predicted"), len(attempt.held_out.labels)
-    return any(share_right(predicted, [word] * count) == 1 for word in range(len(WORDS)))
+    return any(share_right(predicted, [word] * count) == 1 for word in range(len(TOPICS)))
 
 
 def _made(tokens: int, predicted: list[int]) -> dict[str, Any]:
@@ -255,34 +250,35 @@ def _made(tokens: int, predicted: list[int]) -> dict[str, Any]:
 
 def _right_but(labels: list[int], every: int) -> list[int]:
     """The labels, but that each so-many-th one is wrong."""
-    return [(label + 1) % len(WORDS) if place % every == 0 else label for place, label in enumerate(labels)]
+    return [(label + 1) % len(TOPICS) if place % every == 0 else label for place, label in enumerate(labels)]
 
 
 def _as_tensors(validation: _Validation) -> dict[str, Any]:
     import torch
 
     predicted = torch.tensor(_right_but(validation.labels, 6))
-    return {"prompt": torch.zeros(3, HIDDEN, requires_grad=True), "predicted": predicted}
+    return {"prompt": torch.zeros(2, HIDDEN, requires_grad=True), "predicted": predicted}
 
 
 def _short_prompt() -> Exercise:
     return Bar(
         name="short-prompt",
-        reference=lambda data: _made(4, _right_but(data.labels, 6)),
+        reference=lambda data: _made(3, _right_but(data.labels, 6)),
         also_right=(_as_tensors,),
         measure=_accuracy,
         bar={"laptop": REACH, "gpu": REACH},
         held_out=_validation,
-        measured_on="the validation texts of `posts`",
-        because="Four vectors can hold a task that the model nearly knows. Length matters less than a start in words and "
-        "a learning rate high enough to leave it.",
+        measured_on="the validation texts of `news`",
+        because="Three vectors can hold a task that the model nearly knows. On this budget length matters less than a "
+        "start in words that fit, and a learning rate that leaves it without losing it.",
         hints=(
-            'Count your words\' tokens: `len(tokenizer("...")["input_ids"])`. A longer sentence is cut at four.',
+            'Count your words\' tokens: `len(tokenizer("...")["input_ids"])`. A longer sentence is cut at three.',
             "Look at the losses of the run: if they still fall at the end, the learning rate may be higher.",
-            'Try `TASKS["posts"]["sentence"] = "Topic of this post"` and a rate of 1e-1.',
+            "Section 3 measured one short prompt that did well. It began with `Topic: business`, at `PROMPT_RATE`: start "
+            "from there, and change one thing at a time.",
         ),
-        source='TASKS["posts"]["sentence"] = "Topic of this post"\n'
-        'mine, run = tune(soft_prompt("posts", tokens=4), data["posts"]["train"], 1e-1)\n' + FORM,
+        source='TASKS["news"]["sentence"] = "Topic: business"\n'
+        'mine, run = tune(soft_prompt("news", tokens=3), news["train"], PROMPT_RATE)\n' + FORM,
         wrong=(
             WrongAnswer(
                 "too-many-tokens",
@@ -292,23 +288,23 @@ def _short_prompt() -> Exercise:
             ),
             WrongAnswer(
                 "the-labels",
-                lambda data: _made(4, data.labels),
-                "Every single one right? Six words of a post don't allow that. Were the true answers passed in? Look at "
+                lambda data: _made(3, data.labels),
+                "Every single one right? So short a text doesn't allow that. Were the true answers passed in? Look at "
                 "`predicted`: it comes from `predict`.",
                 when=lambda attempt: attempt.score > 0.995,
             ),
             WrongAnswer(
                 "one-word",
-                lambda data: _made(4, [2] * len(data.labels)),
-                "Your model says the same word of every post. Look at the losses that were drawn: a rate far too high "
+                lambda data: _made(3, [2] * len(data.labels)),
+                "Your model says the same word of every text. Look at the losses that were drawn: a rate far too high "
                 "throws the prompt away from all words, one far too low leaves it where it was.",
                 when=_one_word,
             ),
             WrongAnswer(
                 "too-little",
-                lambda data: _made(4, _right_but(_right_but(data.labels, 2), 3)),
-                "It has learned something, but not enough yet. Look at the losses: do they still fall at the end? Then try "
-                "another rate; do they start high? Then other words to start from.",
+                lambda data: _made(3, _right_but(_right_but(data.labels, 2), 3)),
+                "Not enough yet. Was the prompt trained, with `tune`? Then look at the losses: do they still fall at the "
+                "end? Then try another rate; do they start high? Then other words to start from.",
                 when=lambda attempt: not attempt.reached,
             ),
         ),
