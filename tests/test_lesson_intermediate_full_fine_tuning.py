@@ -225,3 +225,11 @@ def test_the_exercise_states_its_bar():
     exercise = load_exercises("intermediate/full-fine-tuning")["move-less"]
     assert f"at most **{exercise.bar} times**" in lesson_text(LESSON)
     assert "LEARNING_RATE / 8" in exercise.source
+
+
+@pytest.mark.parametrize(("tales", "own"), [(0.38, 3.04), (0.6, 1.3)], ids=["the rate as before", "smaller"])
+def test_the_exercise_tells_a_good_comparison_from_a_swapped_one(tales: float, own: float):
+    exercise = load_exercises("intermediate/full-fine-tuning")["move-less"]
+    assert exercise.judge(facts._made(tales, own)).passed == (own <= exercise.bar)
+    swapped = exercise.judge(facts._made(1 / tales, 1 / own))
+    assert swapped.diagnosis == "compared-the-wrong-way-round"

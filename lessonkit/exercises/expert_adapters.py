@@ -313,7 +313,7 @@ def _shared() -> Exercise:
 
 # ---- Adapters in the upper half only ----------------------------------------------------------------
 
-REACH = 0.5
+REACH = 0.65
 FIRST = 0.5  # no adapter below this share of the layers
 TRAIN, VALIDATION = 1300, 250
 SMOKE_TRAIN, SMOKE_VALIDATION = 48, 32

@@ -374,9 +374,9 @@ def _move_less() -> Exercise:
             WrongAnswer(
                 "compared-the-wrong-way-round",
                 lambda none: _made(2.5, 0.4),
-                "No model finds the untrained one's answers so much likelier than that one itself does. Is `after` the "
-                "first in `compare_perplexities`, and `before` the second?",
-                when=lambda attempt: attempt.score < 0.75,
+                "By these numbers the training made tales harder and the old answers easier, so they stand the wrong way "
+                "round. Is `after` the first in `compare_perplexities`, and `before` the second?",
+                when=lambda attempt: attempt.score < 1 and _comparison(attempt.answer, "tales").change > 1.1,
             ),
             WrongAnswer(
                 "nothing-learned",

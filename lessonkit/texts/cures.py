@@ -193,14 +193,15 @@ def _first_of_group(rows: Rows) -> Rows:
 
 
 def no_rare_labels(rows: Rows, fewest: int = FEW_OF_A_CLASS) -> Rows:
-    """Without labels of fewer than ``fewest`` different texts; near-duplicates count as one."""
+    """Without labels of fewer than ``fewest`` texts; nor, where two are wanted, those whose texts are all nearly one."""
     if rows.labels is None:
         return rows
     plain = [plain_label(each) for each in rows.labels]
+    counts = Counter(plain)
     groups = Counter(
         label for label, _ in set(zip(plain, duplicate_groups(rows.texts, plain=rows.plain), strict=True))
     )
-    return rows.kept([groups[each] >= fewest for each in plain])
+    return rows.kept([counts[each] >= fewest and groups[each] >= min(2, fewest) for each in plain])
 
 
 #: By the finding's name, in the order in which they are applied: letters, then rows, then labels, then repeats.

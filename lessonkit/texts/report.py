@@ -76,7 +76,7 @@ class TextReport:
     def cure(self, *also: str, but: Sequence[str] = (), fewest: int = FEW_OF_A_CLASS) -> Cured:
         """Mend what can be mended: all findings that are cured by default, those named in ``also``, none named in ``but``.
 
-        fewest: different texts that a label must have to be kept, where ``"rare labels"`` is named.
+        fewest: texts that a label must have to be kept, where ``"rare labels"`` is named.
         Raises UnknownNameError for a cure that does not exist, UnusableError where nothing was read or is left.
         """
         for name in (*also, *([but] if isinstance(but, str) else but)):

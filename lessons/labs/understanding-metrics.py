@@ -58,7 +58,7 @@ import torch
 from transformers import AutoModel
 
 device = lesson.hardware.device
-tokenizer = lessonkit.load_tokenizer(ENCODER)
+wordpieces = lessonkit.load_tokenizer(ENCODER)  # its tokenizer; section 8 needs it again
 encoder = lessonkit.load_model(ENCODER, AutoModel, attn_implementation=lesson.hardware.attention).to(device)
 
 
@@ -69,7 +69,7 @@ def features(texts):
     for start in range(0, len(texts), 64):
         some = texts[start : start + 64]
         limits = {"padding": True, "truncation": True, "max_length": MAX_LENGTH}
-        batch = tokenizer(some, return_tensors="pt", **limits).to(device)
+        batch = wordpieces(some, return_tensors="pt", **limits).to(device)
         vectors = encoder(**batch).last_hidden_state  # (texts, tokens, 384)
         real = batch["attention_mask"][..., None]  # 0 for padding
         mean = (vectors * real).sum(1) / real.sum(1)
@@ -108,7 +108,8 @@ head = trained_head(C=10)
 predicted = probabilities(head, inputs["test"]).argmax(axis=1)
 true = labels["test"]
 for index in range(3):
-    print(f"said {names[predicted[index]]:<9}is {names[true[index]]:<9}{splits['test'][index]['text'][:80]}...")
+    text = splits["test"][index]["text"]
+    print(f"said {names[predicted[index]]:<9}is {names[true[index]]:<9}{text[:80]}...")
 
 # %% [markdown]
 # ## 2. One table that holds it all
@@ -191,19 +192,19 @@ def per_topic(matrix):
 
 
 by_hand = per_topic(confusion)
-whole = {"labels": range(len(names)), "zero_division": 0}
-library = np.array(precision_recall_fscore_support(true, predicted, **whole)[:3])
+all_topics = {"labels": range(len(names)), "zero_division": 0}
+library = np.array(precision_recall_fscore_support(true, predicted, **all_topics)[:3])
 print(f"{'':<10}{'texts':>6}{'precision':>11}{'recall':>8}{'F1':>8}")
-for topic, scores in zip(names, by_hand.T):
-    print(f"{topic:<10}{confusion[names.index(topic)].sum():>6,}", "{:>10.3f}{:>8.3f}{:>8.3f}".format(*scores))
+for topic, texts, (precision, recall, f1) in zip(names, confusion.sum(axis=1), by_hand.T):
+    print(f"{topic:<10}{texts:>6,}{precision:>11.3f}{recall:>8.3f}{f1:>8.3f}")
 print(f"\nlargest difference from scikit-learn: {abs(by_hand - library).max():.1e}")
 
 # %%
 hits, called, are = np.diag(confusion).sum(), confusion.sum(axis=0).sum(), confusion.sum(axis=1).sum()
-rows = {"macro": by_hand[2].mean(), "micro": 2 * hits / (called + are)}
-for average, mine in rows.items():
-    print(f"{average}-F1 by hand {mine:.6f}, scikit-learn {f1_score(true, predicted, average=average, **whole):.6f}")
-print(f"accuracy          {accuracy:.6f}")
+for average, mine in {"macro": by_hand[2].mean(), "micro": 2 * hits / (called + are)}.items():
+    library = f1_score(true, predicted, average=average, **all_topics)
+    print(f"{average}-F1 by hand {mine:.6f}, scikit-learn {library:.6f}")
+print(f"accuracy         {accuracy:.6f}")
 
 # %% [markdown]
 # **Micro-F1** pools all hits first. Where each text has one true topic and gets one answer, each mistake is one false
@@ -319,9 +320,9 @@ ax = lessonkit.plots.histogram(
 sizes = [n for n in (20, 50, 100, 200, 500, 1000, 2189) if n <= len(right)]
 lows, highs = zip(*(lessonkit.bootstrap_interval(right[:n]) for n in sizes))
 shares = [right[:n].mean() for n in sizes]
-formula = [1.96 * np.sqrt(accuracy * (1 - accuracy) / n) for n in sizes]  # half an interval's width, roughly
-for n, share, low, high, half in zip(sizes, shares, lows, highs, formula):
-    print(f"n = {n:>5,}: {share:.3f}, interval {low:.3f} to {high:.3f}; formula: {accuracy:.3f} +- {half:.3f}")
+for n, share, low, high in zip(sizes, shares, lows, highs):
+    half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / n)  # the textbook's formula, for comparison
+    print(f"n = {n:>5,}: {share:.3f}, interval {low:.3f} to {high:.3f} (formula: +- {half:.3f})")
 ax = lessonkit.plots.curves(
     {"accuracy on the first n texts": (sizes, shares), "accuracy on all": (sizes, [accuracy] * len(sizes))},
     xlabel="n, test texts",
@@ -329,7 +330,7 @@ ax = lessonkit.plots.curves(
 )
 ax.fill_between(sizes, lows, highs, alpha=0.2)
 ax.set_xscale("log")
-_ = ax.set_xticks(sizes, sizes, minor=False)
+_ = ax.set_xticks(sizes, sizes)
 
 # %% [markdown]
 # The interval shrinks with the square root of n: for half the width you need *four times* the texts. Now let two models
@@ -339,7 +340,7 @@ _ = ax.set_xticks(sizes, sizes, minor=False)
 rival = answers["counting words"] == true
 behind, ahead = sorted([right, rival], key=np.mean)
 draws = np.random.default_rng(SEED)
-for n in [n for n in (50, 200, 1000) if n <= len(true)]:
+for n in sizes[1::2]:
     sets = [draws.choice(len(true), n, replace=False) for _ in range(1000)]
     upsets = np.mean([behind[chosen].mean() >= ahead[chosen].mean() for chosen in sets])
     print(f"{n:>5,} test texts: the worse one is level or ahead in {upsets:.0%} of 1,000 test sets")
@@ -361,9 +362,9 @@ print(ours.details())
 # ## 6. Calibration: does it know how sure it is?
 #
 # The **confidence** is the winner's probability. A model is **calibrated** if, of the answers given with confidence 0.8,
-# 80 % are right. (The glossary's *calibration* of prompts is another matter.) To check, sort the answers into ten bins by confidence, and compare
-# each bin's mean confidence with its accuracy: a **reliability diagram**. The **expected calibration error** (ECE) is the
-# mean gap, weighted by the bins' texts.
+# 80 % are right. To check, sort the answers into ten bins by confidence, and compare each bin's mean confidence with the
+# share that is right: a **reliability diagram**. The **expected calibration error** (ECE) is the mean gap, weighted by
+# the bins' texts. (Calibrating a prompt, in *prompt tuning*, is another matter.)
 
 
 # %%
@@ -451,8 +452,8 @@ ax = draw(cured, "With a temperature")
 
 # %% [markdown]
 # Nearly equal in accuracy, the two heads differed in what their 0.8 meant. (Bins with few texts jump about: n again.)
-# Calibrated probabilities spare you exercise 3's search: raise the alarm if a miss would cost more than a false alarm, 10p
-# \> 1 - p, so from **p = 1/11** on. On the test texts:
+# Calibrated probabilities spare you exercise 3's search. With probability p that it is `crude`, no alarm costs 10 p on
+# average, an alarm 1 - p; so raise it from **p = 1/11** on. On the test texts:
 
 # %%
 for name, table in {**tables, **{f"{name}, tempered": table for name, table in cured.items()}}.items():
@@ -485,8 +486,8 @@ def token_losses(ids):
 ids = tokenizer("The cat sat on the mat, and the dog sat on the moon.")["input_ids"]
 losses = token_losses(ids)
 bits = losses / np.log(2)
-bars = {f"{place}: {tokenizer.decode([id])!r}": each for place, (id, each) in enumerate(zip(ids[1:], bits), 2)}
-ax = lessonkit.plots.bars(bars, xlabel="surprise in bits", fmt="{:.1f}")
+pieces = [f"{place}: {tokenizer.decode([id])!r}" for place, id in enumerate(ids, 1)]
+ax = lessonkit.plots.bars(dict(zip(pieces[1:], bits)), xlabel="surprise in bits", fmt="{:.1f}")
 
 # %%
 print(f"mean {bits.mean():.3f} bits: 2 to that power       {2 ** bits.mean():.4f}")
@@ -517,8 +518,8 @@ def passages(texts, length=50):
 
 tales = lessonkit.load_dataset("grimm-tales")
 train_passages = passages(tales["train"]["text"])
-test_passages = passages(tales["test"]["text"])
-test_passages = [test_passages[n] for n in np.random.default_rng(SEED).permutation(len(test_passages))[:PASSAGES]]
+drawn = np.random.default_rng(SEED).permutation(passages(tales["test"]["text"]))
+test_passages = drawn[:PASSAGES].tolist()
 
 
 def rows(texts, cut):
@@ -578,33 +579,41 @@ lesson.exercise("bits-per-byte").check(bits_per_byte)
 # Guess: which has the lowest perplexity? (First the check that both tokenizers lose nothing of these texts. On ordinary
 # text, MiniLM's would lose capitals: an easier task.)
 
+
 # %%
-wordpieces = lessonkit.load_tokenizer("minilm")
-cuts = {
+def cut_by_minilm(text):
+    return wordpieces(text, add_special_tokens=False)["input_ids"]  # without [CLS] and [SEP]
+
+
+cuts = {  # how to cut, how many different pieces there are, the tokenizer
     "bytes": (lambda text: list(text.encode()), 256, None),
-    "MiniLM's": (lambda text: wordpieces(text, add_special_tokens=False)["input_ids"], len(wordpieces), wordpieces),
+    "MiniLM's": (cut_by_minilm, len(wordpieces), wordpieces),
     "SmolLM2's": (cut, len(tokenizer), tokenizer),
 }
 for name in ("MiniLM's", "SmolLM2's"):
-    spell, _, cutter = cuts[name]
-    kept = sum(cutter.decode(spell(text)) == text for text in test_passages)
+    cut_into, _, cutter = cuts[name]
+    kept = sum(cutter.decode(cut_into(text)) == text for text in test_passages)
     print(f"{name} tokens spell {kept} of {len(test_passages)} passages exactly")
 
 # %%
 found = {}
-for name, (spell, size, cutter) in cuts.items():
-    train, test = rows(train_passages, spell), rows(test_passages, spell)
+for name, (cut_into, size, cutter) in cuts.items():
+    train, test = rows(train_passages, cut_into), rows(test_passages, cut_into)
     found[f"unigram, {name}"] = unigram_perplexity(train, test, vocabulary_size=size, tokenizer=cutter)
 found["SmolLM2"] = model_scores
+for name, each in found.items():
+    print(f"{name:<22}{each.tokens:>7,} tokens")
+mine = losses.sum() / np.log(2) / text_bytes
+print(f"\nbits per byte of SmolLM2 by hand {mine:.4f}, by lessonkit {model_scores.bits_per_byte:.4f}")
 perplexities = {name: each.perplexity for name, each in found.items()}
-# per byte, a token's bits are a byte's bits
+ax = lessonkit.plots.bars(perplexities, xlabel="perplexity, per token of its own", fmt="{:,.0f}")
+# log2(perplexity) is bits per token; if tokens are bytes, that is bits per byte
 bits = {name: each.bits_per_byte or np.log2(each.perplexity) for name, each in found.items()}
-print(f"SmolLM2 by hand: {losses.sum() / np.log(2) / text_bytes:.4f} bits per byte, lessonkit {bits['SmolLM2']:.4f}")
-ax = lessonkit.plots.bars(perplexities, xlabel="perplexity per token of its own", fmt="{:,.0f}")
 ax = lessonkit.plots.bars(bits, xlabel="bits per byte", fmt="{:.2f}")
 
 # %% [markdown]
-# READ-8
+# Bytes have the lowest perplexity and the most bits per byte: each choice is easy, but there are so many of them. By bits
+# per byte the order is what you would expect, SmolLM2 first.
 #
 # ## 9. Generated answers
 #
@@ -657,24 +666,22 @@ def rouge_l(reply, reference):
 
 
 # %%
-def score_row(reply, reference):
-    mine, wanted = words(reply), words(reference)
-    return mine == wanted, f" {' '.join(wanted)} " in f" {' '.join(mine)} ", token_f1(mine, wanted), rouge_l(mine, wanted)
-
-
-print(f"{'match':>6}{'inside':>8}{'F1':>6}{'ROUGE-L':>9}   reference | reply")
+matches = []
+print("match  inside    F1  ROUGE-L  reference | reply")
 for reply, reference in zip(replies, references):
-    match, inside, f1, rouge = score_row(reply, reference)
-    print(f"{match:>6}{inside:>8}{f1:>6.2f}{rouge:>9.2f}   {reference} | {reply}")
+    mine, wanted = words(reply), words(reference)
+    matches.append(mine == wanted)
+    inside = f" {' '.join(wanted)} " in f" {' '.join(mine)} "
+    f1, rouge = token_f1(mine, wanted), rouge_l(mine, wanted)
+    print(f"{matches[-1]:>5}{inside:>8}{f1:>6.2f}{rouge:>9.2f}  {reference} | {reply!r}")
 library = lessonkit.exact_match(
     replies, references, ignore_case=True, ignore_punctuation=True, ignore_articles=True
 )
-print(f"\nby hand {np.mean([score_row(*each)[0] for each in zip(replies, references)]):.3f}; {library}")
+print(f"\nby hand {np.mean(matches):.3f}; lessonkit: {library}")
 
 # %% [markdown]
 # Read the replies: which would *you* call right? Exact match punishes a correct sentence around the word; *inside* forgives
-# it, and a wrong sentence with the word in it, too. With so few answers, the interval says little. (Four of five scores
-# here are 0 or 1.)
+# it, and a wrong sentence with the word in it, too. With so few answers, the interval can say little.
 #
 # **Exercise 6, predict.** Keep all words, articles too: reply *the cat sat on the mat*, reference *the mat sat on the
 # cat*. Token F1 is 1. What is ROUGE-L?
@@ -690,8 +697,9 @@ for kind, reply in {
     "opposite": "the central bank lowered its interest rate",
     "same sense": "borrowing became dearer at the central bank",
 }.items():
-    match, _, f1, rouge = score_row(reply, reference)
-    print(f"{kind:<12} exact match {match:d}, token F1 {f1:.2f}, ROUGE-L {rouge:.2f}")
+    mine, wanted = words(reply), words(reference)
+    f1, rouge = token_f1(mine, wanted), rouge_l(mine, wanted)
+    print(f"{kind:<12} exact match {mine == wanted:d}, token F1 {f1:.2f}, ROUGE-L {rouge:.2f}")
 
 # %% [markdown]
 # The opposite beats the paraphrase by far. **Overlap counts words, not truth**: use it to compare versions of one model,
@@ -703,12 +711,14 @@ for kind, reply in {
 # **Topics left out.** Without `labels`, macro-F1 averages over the topics that happen to occur.
 
 # %%
-three = {"labels": [crude], "average": "macro", "zero_division": 0}
-print(f"precision of crude {metrics.precision_score(true, predicted, **three):.3f};", end=" ")
-print(f"swapped {metrics.precision_score(predicted, true, **three):.3f} = recall {by_hand[1, crude]:.3f}")
+one = {"labels": [crude], "average": "macro", "zero_division": 0}
+proper, swapped = (metrics.precision_score(*each, **one) for each in ((true, predicted), (predicted, true)))
+print(f"precision of crude {proper:.3f}; arguments swapped {swapped:.3f}, its recall {by_hand[1, crude]:.3f}")
 few, said = true[:40], predicted[:40]
-print(f"macro-F1 of 40 texts: {f1_score(few, said, average='macro'):.3f} over {len({*few, *said})} topics;", end=" ")
-print(f"{f1_score(few, said, average='macro', **whole):.3f} over all 8")
+some = f1_score(few, said, average="macro"), f1_score(few, said, average="macro", **all_topics)
+print(
+    f"macro-F1 of 40 texts: {some[0]:.3f} over the {len({*few, *said})} topics there, {some[1]:.3f} over all 8"
+)
 
 # %% [markdown]
 # **Perplexities of two tokenizers compared**, and **a perfect score on a small n**:
@@ -721,8 +731,8 @@ except lessonkit.LessonkitError as error:
 print("\n20 of 20 right, bootstrap interval:", lessonkit.bootstrap_interval(np.ones(20)))
 
 # %% [markdown]
-# The bootstrap can't draw mistakes that it never saw, so it promises certainty. Remember the **rule of three**: after n right
-# answers and no wrong one, up to 3 / n may still be wrong, here 15 %.
+# The bootstrap can't draw mistakes that it never saw, so it promises certainty. Remember the **rule of three**:
+# after n right answers and no wrong one, up to 3 / n may still be wrong, here 15 %.
 #
 # ## 11. On a bigger machine
 #
@@ -742,8 +752,8 @@ for name, parameters in {"SmolLM2-135M": 134_515_008, "SmolLM2-1.7B": 1_711_376_
 # 4. Calibration: is 0.8 right in 80 %? A temperature mends it and changes no answer.
 # 5. Perplexity is e to the mean loss of a token, and depends on the tokenizer; bits per byte doesn't. Overlap isn't truth.
 #
-# The next cell keeps your result. At laptop or GPU scale it ticks *Understand evaluation metrics (perplexity, accuracy,
-# F1)*: you have computed all three by hand.
+# The next cell keeps your result. At laptop or GPU scale it counts towards *Understand evaluation metrics (perplexity,
+# accuracy, F1)*: you have computed all three by hand.
 
 # %%
 lesson.record(
