@@ -18,7 +18,7 @@
 # You will
 #
 # - prove on real layers that three techniques are one formula;
-# - write AdapterFusion, train it over three frozen adapters, and set it beside averaging;
+# - write AdapterFusion, and set it beside averaging;
 # - measure what dropping adapters saves.
 
 # %% tags=["setup"]
@@ -82,7 +82,7 @@ everything = {
 }
 
 # %% [markdown]
-# Two baselines on all test texts: the most frequent topic, and counting words in the same first tokens.
+# Two baselines: the most frequent topic, and counting words in the same first tokens.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -118,7 +118,7 @@ print(
 # | LoRA | the input of one matrix | none | alpha / r |
 # | prefix tuning | the input of attention | softmax | a gate, different for each token |
 #
-# More than an analogy? One function computes all, beside the libraries' own modules, on a real text's hidden states.
+# More than an analogy? One function computes all, beside the libraries' own modules, on a real text.
 
 # %%
 from torch import nn
@@ -233,8 +233,8 @@ assert max(differences.values()) < 1e-4
 print(f"the gate, over this text's tokens: {lam.min():.2f} to {lam.max():.2f}")
 
 # %% [markdown]
-# Equal to rounding: a prefix of 8 tokens is an adapter of width 8 in each head. What differs is $f$. The same
-# $x W_{down}$, for each token (rows) and unit (columns), under all three:
+# Equal to rounding: a prefix of 8 tokens is an adapter of width 8 in each head. What differs is $f$. The same $x W_{down}$,
+# tokens by units, under all three:
 
 # %%
 narrow = x @ W_down + b_down
@@ -300,7 +300,7 @@ del decoder, prefixed
 # ## 3. Parallel against sequential
 #
 # An adapter that reads the module's *input* is *parallel*: it doesn't wait for the block. He et al. found it better than
-# the sequential one. We write both.
+# the sequential one.
 
 # %%
 torch.set_grad_enabled(True)
@@ -496,7 +496,7 @@ def validated(model, task):
 
 
 # %% [markdown]
-# Can we save ourselves the choice? Average the three adapters' *weights*, number by number, into one.
+# Now average the three adapters' *weights*, number by number, into one.
 
 
 # %%
@@ -570,7 +570,7 @@ lesson.exercise("fuse").check(fuse)
 
 
 # %% [markdown]
-# The layer, for all tokens. $K$ moves to the query's side, and $V$ behind the sum: the same numbers in fewer products.
+# The layer, for all tokens. With $K$ on the query's side, and $V$ behind the sum, there are fewer products.
 
 
 # %%
@@ -689,8 +689,8 @@ for name, theirs in rivals.items():
     print(lessonkit.compare_classifiers(labels, said["fusion"], theirs, names=("fusion", name)), "\n")
 
 # %% [markdown]
-# Fusion beats the majority and both averages by more than the intervals. On the machine that built this page it is behind
-# the tasks' own adapters (last row) only on the posts, if told the task; the rest is lost because nobody tells. Where
+# Fusion beats the majority and both averages: no interval includes 0. On the machine that built this page, once told the
+# task, it is behind the tasks' own adapters (last row) only on the posts; the rest is lost because nobody tells. Where
 # counting words is not told apart, pretraining has bought nothing in so few steps. And *one for all* comes out ahead: if
 # all texts are in one place, train one adapter. Fusion is for adapters that exist already and must stay as they are; the
 # paper gained most on tasks with few texts.
@@ -706,9 +706,9 @@ for number in crossed[:4].tolist():
     print(f"     {everything['test'][number]['text'][:90]!r}")
 
 # %% [markdown]
-# Some are hardly mistakes: a wire about a company could be a business article.
+# Some are hardly mistakes: a wire may be about business, too.
 #
-# And whom does it listen to? The mean weight of each adapter, in each layer, for the texts of each task:
+# And whom does it listen to? Each adapter's mean weight, by layer, for each task's texts:
 
 # %%
 import matplotlib.pyplot as plt
@@ -739,9 +739,9 @@ for ax, task in zip(axes, sets):
 # %% [markdown]
 # In the lowest layer each keeps about the third that it began with. Higher up, wires and posts mostly listen to their own
 # adapter, though nobody named it; in this page's build the articles often listened more to the posts'. A weight says what
-# lowered the loss, not where a text comes from.
+# lowered the loss.
 #
-# Token by token: move the sliders, or read the picture below them.
+# Token by token: move the sliders, or read the picture below.
 
 # %%
 from ipywidgets import IntSlider, interact
@@ -826,7 +826,7 @@ for name, values in kept.items():
 # %% [markdown]
 # On 250 texts, differences below about 0.06 are noise. On the machine that built this page, dropping afterwards costs
 # little by little, down to what the head reads from the bare base model. *Never there* is hardly behind the whole. Robust
-# training gained nothing: so few steps are shared by six models in one.
+# training gained nothing: six models in one share so few steps.
 #
 # Now the time. In **training**, nothing below the lowest adapter needs a gradient, so the backward pass ends there. In
 # **use**, only the adapters' own products are saved.
@@ -971,8 +971,8 @@ for active in (["posts"], ["wires", "articles", "posts"]):
     print(f"{' -> '.join(active):<27} {validated(model, 'posts'):.3f}")
 
 # %% [markdown]
-# **Registered twice.** With `nn.ModuleList(adapters)` in `Fusion`, each adapter belongs to two modules. Training runs as
-# before; then the model can't be saved:
+# **Registered twice.** With `nn.ModuleList(adapters)` in `Fusion`, each adapter belongs to two modules. It trains, but
+# can't be saved:
 
 # %% tags=["nbval-check-output"]
 model = add_fusion(shelf())

@@ -676,7 +676,7 @@ lesson.exercise("patience").check(answer)
 
 # %% [markdown]
 # **Exercise 6, run an experiment.** Without rehearsal, one can still *move less*. Train on `tale_rows` alone, with
-# another learning rate, so that own answers have at most **1.8 times** the untrained model's perplexity, and tales at
+# another learning rate, so that own answers have at most **2.0 times** the untrained model's perplexity, and tales at
 # most 0.85 times. Take this into the cell, above `answer`, and change the rate:
 #
 # ```python

@@ -153,9 +153,15 @@ precision, recall = hits / max(called, 1), hits / max(are, 1)
 print(f"precision {hits} / {called} = {precision:.3f}, recall {hits} / {are} = {recall:.3f}")
 
 # %% [markdown]
-# **F1** makes one number of the two, their *harmonic mean* 2PR / (P + R), which is low if either is low. It is also
-# **2 x hits / (called + are)**, which exists even if nothing was called so. **Macro-F1** is the plain mean of all topics'
-# F1: each counts the same, however rare.
+# **F1** makes one number of the two, their *harmonic mean* 2PR / (P + R). It is low if either is low:
+
+# %% tags=["nbval-check-output"]
+for p, r in ((0.9, 0.9), (0.9, 0.3), (1.0, 0.05)):
+    print(f"precision {p:.2f}, recall {r:.2f}: plain mean {(p + r) / 2:.3f}, F1 {2 * p * r / (p + r):.3f}")
+
+# %% [markdown]
+# It is also **2 x hits / (called + are)**, which exists even if nothing was called so. **Macro-F1** is the plain mean of
+# all topics' F1: each counts the same, however rare.
 #
 # **Exercise 1, predict.** A lazy "model" always answers `earn`. On all 2,189 test texts (1,083 are `earn`) its accuracy
 # is 0.495. What is its macro-F1 over the eight topics?
@@ -453,7 +459,8 @@ ax = draw(cured, "With a temperature")
 # %% [markdown]
 # Nearly equal in accuracy, the two heads differed in what their 0.8 meant. (Bins with few texts jump about: n again.)
 # Calibrated probabilities spare you exercise 3's search. With probability p that it is `crude`, no alarm costs 10 p on
-# average, an alarm 1 - p; so raise it from **p = 1/11** on. On the test texts:
+# average, an alarm 1 - p; so raise it from **p = 1/11** on. (This needs `crude`'s own probabilities to be right; ECE looks
+# at winners only.) On the test texts:
 
 # %%
 for name, table in {**tables, **{f"{name}, tempered": table for name, table in cured.items()}}.items():
@@ -466,7 +473,8 @@ for name, table in {**tables, **{f"{name}, tempered": table for name, table in c
 # ## 7. Perplexity: scoring a model that writes
 #
 # A **language model** gives every token a probability to come next. Score it on a real text: how probable was what really
-# came? In **bits**, -log2(p): 1 bit is a coin toss, each further bit halves the probability.
+# came? In **bits**, -log2(p): 1 bit is a coin toss, each further bit
+# halves the probability, so that 1/8 is 3 bits.
 
 # %%
 from transformers import AutoModelForCausalLM
@@ -549,13 +557,10 @@ print(f"by hand {np.exp(losses.mean()):.4f}, by lessonkit {model_scores.perplexi
 # The same summed loss, shared out among tokens, words and bytes:
 
 # %%
-text_bytes = sum(len(tokenizer.decode(ids[1:]).encode()) for ids in test_rows["input_ids"])
-shares = {
-    "token": len(losses),
-    "word": sum(len(text.split()) for text in test_passages),
-    "byte": text_bytes,
-}
-for unit, count in shares.items():
+spelt = [tokenizer.decode(ids[1:]) for ids in test_rows["input_ids"]]  # a passage's first token has no loss
+text_bytes = sum(len(text.encode()) for text in spelt)
+units = {"token": len(losses), "word": sum(len(text.split()) for text in spelt), "byte": text_bytes}
+for unit, count in units.items():
     print(f"per {unit:<6}{count:>6,} of them: perplexity {np.exp(losses.sum() / count):>8.2f}")
 
 # %% [markdown]
@@ -732,7 +737,8 @@ print("\n20 of 20 right, bootstrap interval:", lessonkit.bootstrap_interval(np.o
 
 # %% [markdown]
 # The bootstrap can't draw mistakes that it never saw, so it promises certainty. Remember the **rule of three**:
-# after n right answers and no wrong one, up to 3 / n may still be wrong, here 15 %.
+# after n right answers and no wrong one, up to 3 / n may still be wrong, here 15 %. More mistakes and cures:
+# [troubleshooting](../../lessons/troubleshooting.md).
 #
 # ## 11. On a bigger machine
 #
@@ -748,7 +754,7 @@ for name, parameters in {"SmolLM2-135M": 134_515_008, "SmolLM2-1.7B": 1_711_376_
 #
 # 1. The confusion matrix holds accuracy, precision, recall and F1. Accuracy overlooks rare topics; macro-F1 doesn't.
 # 2. A threshold trades precision for recall; the cost of mistakes chooses it.
-# 3. Every score has an interval; four times the texts halve it. Compare two models on the same texts.
+# 3. Every score has an interval; four times the texts halve its width. Compare models on the same texts.
 # 4. Calibration: is 0.8 right in 80 %? A temperature mends it and changes no answer.
 # 5. Perplexity is e to the mean loss of a token, and depends on the tokenizer; bits per byte doesn't. Overlap isn't truth.
 #

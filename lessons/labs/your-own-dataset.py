@@ -9,7 +9,7 @@
 #
 # You will be able to take a table of your own texts, however untidy, and make a tested classifier of it.
 #
-# **90 minutes**, three focus sessions (2 minutes are training, on 2 CPU cores) · **beginner** · before this: [full
+# **90 minutes**, three focus sessions (a minute is training, on 2 CPU cores) · **beginner** · before this: [full
 # fine-tuning, beginner](../beginner/full-fine-tuning.ipynb) and [LoRA, beginner](../beginner/lora.ipynb) · next:
 # [understanding metrics](understanding-metrics.ipynb)
 #
@@ -86,9 +86,9 @@ for finding in report.findings:
         print(f"{finding.name[:16]:<17}line {line:>4}  [{label}]  {text[:70]!r}")
 
 # %% [markdown]
-# `cure` makes a mended copy. What is safe it does by itself. What needs your eye you ask for: here we have seen that
-# `biling` is a typo, and labels of fewer than four different texts are dropped, for they can't be learned *and*
-# tested. (To leave a cure out: `but="HTML"`.)
+# `cure` makes a mended copy. What is safe it does by itself. The rest you ask for, after a look: `biling` *is* a typo
+# (in your table, look at that finding before you believe it), and labels of fewer than four texts can't be learned
+# *and* tested. To leave a cure out, write `but="HTML"`, say.
 
 # %%
 cured = report.cure("label typos", "rare labels", fewest=4)
@@ -210,13 +210,17 @@ print(
     f"We read {MAX_LENGTH} tokens of a text; {np.mean(lengths <= MAX_LENGTH):.0%} of the texts are no longer."
 )
 print(f"{sum(map(len, report.texts)) / lengths.sum():.1f} characters for each token")
-ax = lessonkit.plots.histogram(
-    lengths, rulers={"read": [MAX_LENGTH]}, bins=30, xlabel="tokens of a text", title="How long are they?"
+limits = np.unique(np.linspace(1, lengths.max(), 200).astype(int))
+ax = lessonkit.plots.curves(
+    {"texts": (limits, [np.mean(lengths <= each) for each in limits])},
+    xlabel="tokens that are read of a text",
+    ylabel="share of texts read whole",
 )
+line = ax.axvline(MAX_LENGTH, color="black", linestyle="--")
 
 # %% [markdown]
 # In English, a token has about four characters. One or two mean that the model spells your language letter by letter,
-# since it has hardly read it: expect less of it, and see section 11. Is much cut off, put what matters first.
+# since it has hardly read it: expect less, and see section 13. If much is cut off, put what matters first.
 
 # %%
 import torch
@@ -392,8 +396,8 @@ ax = lessonkit.plots.bars(
 )
 
 # %% [markdown]
-# Which is better? With a few dozen test texts, one text is worth several hundredths. `compare_classifiers` takes the
-# two models' answers text by text, and says *better* only where chance would hardly do it:
+# Which is better? With a few dozen test texts, one text is worth several hundredths. `compare_classifiers` takes two
+# models' answers text by text, and says *better* only where chance would hardly do it:
 
 # %%
 for name in list(answers)[:3]:
@@ -402,6 +406,9 @@ for name in list(answers)[:3]:
     )
 
 # %% [markdown]
+# Is the frozen model as good? Then its reading before you came did most of the work, and that is a result as well.
+# Fine-tuning pays where the labels need something that general reading doesn't teach, and where texts are many.
+#
 # **Exercise 3, decide.** On 24 test texts, your fine-tuned model has 20 right, a baseline 17. The comparison says
 # "can't tell". What do you report?
 #
@@ -520,10 +527,34 @@ for what, source in broken.items():
     print(f"{what}:\n    {stops[0]}")
 
 # %% [markdown]
-# What no report can find: labels that were given without care; test texts that are easier than tomorrow's; a
-# **language** that the model doesn't know. MiniLM has read English. For others, take a multilingual model such as
-# `FacebookAI/xlm-roberta-base` from the Hugging Face Hub: write it as `MODEL`, and run on a machine with a network.
-# Its memory, predicted before a byte of it is fetched:
+# What no report can find: labels that were given without care; test texts that are easier than tomorrow's; a language
+# that the model doesn't know (section 13). And texts of **people** (names, addresses, illnesses) don't belong in a
+# model that you share: it can give them away.
+#
+# ## 12. A dataset of your own
+#
+# **Exercise 5, make one.** Invent a small task (moods, hobbies, urgent or not) and write a table: at least 24 texts,
+# two labels or more, at least eight texts of each, in your own words. Begin like this:
+#
+# ```python
+# answer = lessonkit.check_texts("""text,label
+# "What a lovely day",good
+# "The soup was cold, again",bad
+# """)
+# ```
+#
+# When it passes, make the table your `SOURCE` in section 1, and run all.
+
+# %%
+answer = TODO
+lesson.exercise("your-own").check(answer)
+
+# %% [markdown]
+# ## 13. On a bigger machine, in another language
+#
+# On a GPU with 14 GiB or more this notebook takes BERT-base, up to 50,000 texts and 256 tokens of each. Both models
+# have read English. For other languages write a multilingual one as `MODEL`, such as `"FacebookAI/xlm-roberta-base"`
+# from the Hugging Face Hub (which needs a network once). Its memory, predicted before a byte of it is fetched:
 
 # %%
 from transformers import XLMRobertaConfig
@@ -545,24 +576,6 @@ for technique in ("full", "lora"):
     )
 
 # %% [markdown]
-# Texts of **people** (names, addresses, illnesses) don't belong into a model that you share: it can give them away.
-#
-# ## 12. A dataset of your own
-#
-# **Exercise 5, make one.** Invent a small task (moods, hobbies, urgent or not) and write a table: at least 24 texts,
-# two labels or more, eight texts each, in your own words. Pass its report: `answer =
-# lessonkit.check_texts("""text,label` ... `""")`. When it passes, make it your `SOURCE` in section 1 and run all.
-
-# %%
-answer = TODO
-lesson.exercise("your-own").check(answer)
-
-# %% [markdown]
-# ## 13. On a bigger machine
-#
-# On a GPU with 14 GiB or more this notebook takes BERT-base, up to 50,000 texts and 256 tokens of each. All else
-# stays.
-#
 # ## 14. The end
 #
 # 1. Look at the table first; mend a copy; look again.
