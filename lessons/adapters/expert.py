@@ -7,8 +7,8 @@
 # %% [markdown] tags=["title"]
 # # Adapters, expert
 #
-# You will be able to write LoRA, prefix tuning and adapters as one formula, fuse adapters with your own attention layer,
-# and drop those that a model can do without.
+# You will be able to write LoRA, prefix tuning and adapters as one formula, fuse adapters with your own attention
+# layer, and drop those that a model can do without.
 #
 # **120 minutes**, five focus sessions (5 minutes are training, on 2 CPU cores) · **expert** · before this:
 # [adapters](../intermediate/adapters.ipynb), [LoRA](../intermediate/lora.ipynb) and
@@ -106,8 +106,8 @@ print(
 # %% [markdown]
 # ## 2. One formula
 #
-# [He et al.](https://arxiv.org/abs/2110.04366) (2022) write three techniques as one change to what a frozen module puts
-# out, $h$ (vectors are rows):
+# [He et al.](https://arxiv.org/abs/2110.04366) (2022) write three techniques as one change to what a frozen module
+# puts out, $h$ (vectors are rows):
 #
 # $$h \leftarrow h + s \cdot f(x W_{down})\, W_{up}$$
 #
@@ -191,9 +191,9 @@ differences["LoRA"] = (ours - lora(x)).abs().max()
 # $$\mathrm{Attn}(xW_q, [P_k; CW_k], [P_v; CW_v]) = (1 - \lambda)\, \mathrm{Attn}(xW_q, CW_k, CW_v) +
 # \lambda\, \mathrm{softmax}(x W_q P_k^\top) P_v$$
 #
-# where $\lambda$ is the share of the exponentials that belongs to the prefix (scores are divided by $\sqrt{d_{head}}$, as
-# always). The right part is our formula: $W_{down} = W_q P_k^\top$, $W_{up} = P_v$, $f$ = softmax, $s = \lambda$. Only $h$
-# itself is turned down, by $1 - \lambda$.
+# where $\lambda$ is the share of the exponentials that belongs to the prefix (scores are divided by $\sqrt{d_{head}}$,
+# as always). The right part is our formula: $W_{down} = W_q P_k^\top$, $W_{up} = P_v$, $f$ = softmax, $s = \lambda$.
+# Only $h$ itself is turned down, by $1 - \lambda$.
 #
 # **Exercise 1, write code.** For one token: `prefix` are its scores with the prefix, `text` those with the text, both
 # tensors. Return $\lambda$. Scores may be large, such as 300.
@@ -209,8 +209,8 @@ def gate(prefix, text):
 lesson.exercise("gate").check(gate)
 
 # %% [markdown]
-# Since $\lambda = a / (a + b)$ is a sigmoid of $\log a - \log b$, two `logsumexp` do it without overflow. One head of
-# layer 2, against PyTorch's own attention over prefix and text:
+# $\lambda = a / (a + b)$, of two sums of exponentials, is a sigmoid of $\log a - \log b$: two `logsumexp` do it
+# without overflow. One head of layer 2, against PyTorch's own attention over prefix and text:
 
 # %%
 attention = model.bert.encoder.layer[2].attention.self
@@ -233,8 +233,8 @@ assert max(differences.values()) < 1e-4
 print(f"the gate, over this text's tokens: {lam.min():.2f} to {lam.max():.2f}")
 
 # %% [markdown]
-# Equal to rounding: a prefix of 8 tokens is an adapter of width 8 in each head. What differs is $f$. The same $x W_{down}$,
-# tokens by units, under all three:
+# Equal to rounding: a prefix of 8 tokens is an adapter of width 8 in each head. Besides the gate, what differs is $f$.
+# The same $x W_{down}$, tokens by units, under all three:
 
 # %%
 narrow = x @ W_down + b_down
@@ -248,11 +248,11 @@ ax = lessonkit.plots.matrices(
 )
 
 # %% [markdown]
-# LoRA passes everything (blue is negative), ReLU cuts off what is negative, softmax makes units compete: a token's add up
-# to 1, and the gate decides how much that 1 counts.
+# LoRA passes everything (blue is negative), ReLU cuts off what is negative, softmax makes units compete: a token's add
+# up to 1, and the gate decides how much that 1 counts.
 #
-# Does it hold for a whole model, with mask, rotary positions and shared keys? Transformers lets us register an attention
-# function. Ours never mixes prefix and text in one softmax; PEFT's prefix tuning of SmolLM2 must not notice.
+# Does it hold for a whole model, with mask, rotary positions and shared keys? Transformers lets us register an
+# attention function. Ours never mixes prefix and text in one softmax; PEFT's prefix tuning of SmolLM2 must not notice.
 
 # %%
 from peft import PrefixTuningConfig
@@ -293,14 +293,15 @@ assert (ours - library).abs().max() < 1e-2
 del decoder, prefixed
 
 # %% [markdown]
-# Thirty layers, the same logits to rounding: prefix tuning *is* a gated adapter inside attention.
+# Thirty layers, the same logits to rounding: prefix tuning *is* a gated adapter inside attention. (With rotary
+# positions, $W_{down}$ varies by place.)
 #
 # *Here ends the first focus session.*
 #
 # ## 3. Parallel against sequential
 #
-# An adapter that reads the module's *input* is *parallel*: it doesn't wait for the block. He et al. found it better than
-# the sequential one.
+# An adapter that reads the module's *input* is *parallel*: it doesn't wait for the block. He et al. found it better
+# than the sequential one.
 
 # %%
 torch.set_grad_enabled(True)
@@ -368,8 +369,8 @@ for name, difference in check_places().items():
 
 # %% [markdown]
 # Now four points of the space, and the head alone, on the hardest task, the posts: the same width, texts and steps. No
-# text comes twice, so each loss is one on new texts. *No f* is LoRA's choice, for a whole block. Which do you expect in
-# front?
+# text comes twice, so each loss is one on new texts. *No f* is LoRA's choice, for a whole block. Which do you expect
+# in front?
 
 # %%
 from transformers import Trainer, TrainingArguments
@@ -433,16 +434,17 @@ for name in ARMS:
     print(f"{name:<16}", *(f"   {cell:<14}" for cell in cells))
 
 # %% [markdown]
-# Rows that differ less than two seeds of one row are not told apart. On the machine that built this page, only *no f*
-# stands out, at both rates. AdamW's steps don't shrink with the gradient, so *s = 4* makes each count fourfold, like a
-# higher rate: too high, for one seed. And so few steps say who is quick; He et al. compared where trainings end.
+# Rows that differ less than one row's seeds are not told apart. On the machine that built this page, *no f* is in
+# front at both rates, and *parallel* nowhere clearly ahead of *sequential*. AdamW's steps don't shrink with the
+# gradient, so *s = 4* makes each count fourfold, like a higher rate: too high, for one seed. And so few steps say who
+# is quick; He et al. compared where trainings end.
 #
 # *Here ends the second focus session.*
 #
 # ## 4. Three skills, and averaging them
 #
-# An adapter for each task, trained with the head, whose other tasks' rows stay out of the loss. Then the trained rows are
-# joined. All three start from the same random `down`.
+# An adapter for each task, trained with the head, whose other tasks' rows stay out of the loss. Then the trained rows
+# are joined. All three start from the same random `down`.
 
 # %%
 from lessonkit.adapters import adapter_parameters, load_adapter, save_adapter, set_active
@@ -517,12 +519,14 @@ for active in (*sets, "average", None):
     print(f"{active or 'no adapter':<11}", found)
 
 # %% [markdown]
-# On the machine that built this page, another task's adapter is worse than none, for each task. The average, a third of
-# each, is near none or above, but behind each task's own.
+# On 250 texts, differences below about 0.06 may be noise. On the machine that built this page, another task's adapter
+# is never better than none, and mostly worse beyond noise. The average, a third of each, is near none or above, and
+# never above a task's own.
 #
-# **Exercise 2, predict.** Shuffle a trained adapter's 64 bottleneck units: rows of `down` (and its bias) and columns of
-# `up` in the same order. Then average it with the original. `"a"` Shuffling changes the adapter's answers. `"b"` It
-# changes neither its answers nor what the average computes. `"c"` Its answers stay, but the average is another adapter.
+# **Exercise 2, predict.** Shuffle a trained adapter's 64 bottleneck units: rows of `down` (and its bias) and columns
+# of `up` in the same order. Then average it with the original. `"a"` Shuffling changes the adapter's answers. `"b"` It
+# changes neither its answers nor what the average computes. `"c"` Its answers stay, but the average is another
+# adapter.
 
 # %%
 answer = TODO
@@ -553,12 +557,14 @@ with torch.no_grad():
 #
 # ## 5. AdapterFusion: whom to listen to
 #
-# [Pfeiffer et al.](https://arxiv.org/abs/2005.00247) (2021) leave the adapters as they are, and learn an attention over
-# their outputs, in each layer, for each token. $h$ is what the frozen block puts out, $z_n$ what adapter $n$ makes of it:
+# [Pfeiffer et al.](https://arxiv.org/abs/2005.00247) (2021) leave the adapters as they are, and learn an attention
+# over their outputs, in each layer, for each token. $h$ is what the frozen block puts out, $z_n$ what adapter $n$
+# makes of it (now vectors are columns):
 #
 # $$s = \mathrm{softmax}_n\big((Q h) \cdot (K z_n)\big), \qquad o = \sum_n s_n V z_n$$
 #
-# **Exercise 3, write code.** For one token: `h` (d), `z` (N, d), and `Q`, `K`, `V` (d, d), all tensors. Return $o$ (d).
+# **Exercise 3, write code.** For one token: `h` (d), `z` (N, d), and `Q`, `K`, `V` (d, d), all tensors. Return $o$
+# (d).
 
 
 # %%
@@ -602,9 +608,8 @@ def add_fusion(model):
 
 
 # %% [markdown]
-# Two choices are ours. $K = 0$ gives each adapter a third, so that it begins as the average of *outputs* (the authors
-# draw $K$ at random). And $V$ is identity plus a change, so weight decay pulls it to the identity, as their regulariser
-# does.
+# Our $K = 0$ gives each adapter a third, so that it begins as the average of *outputs* (the authors draw $K$ at
+# random). And $V$ is identity plus a change, so weight decay pulls it to the identity, as their regulariser does.
 
 
 # %%
@@ -622,10 +627,10 @@ def check_fusion():
 check_fusion()
 
 # %% [markdown]
-# Now the multi-task model: fusion and head, on all tasks' texts mixed. (The paper learns a fusion for each target task;
-# ours serves all, and must find out whose text it reads.) Baselines are heads over simpler things, trained in as many
-# steps: no adapter, averaged weights, averaged outputs. And *one adapter for all*, in as many steps as the three
-# together?
+# Now the multi-task model: fusion and head, on all tasks' texts mixed. (The paper learns a fusion for each target
+# task; ours serves all, and must find out whose text it reads.) Baselines are heads over simpler things, trained in as
+# many steps: no adapter, averaged weights, averaged outputs. The rival: *one adapter for all*, in as many steps as the
+# three together.
 
 
 # %%
@@ -689,11 +694,10 @@ for name, theirs in rivals.items():
     print(lessonkit.compare_classifiers(labels, said["fusion"], theirs, names=("fusion", name)), "\n")
 
 # %% [markdown]
-# Fusion beats the majority and both averages: no interval includes 0. On the machine that built this page, once told the
-# task, it is behind the tasks' own adapters (last row) only on the posts; the rest is lost because nobody tells. Where
-# counting words is not told apart, pretraining has bought nothing in so few steps. And *one for all* comes out ahead: if
-# all texts are in one place, train one adapter. Fusion is for adapters that exist already and must stay as they are; the
-# paper gained most on tasks with few texts.
+# In this page's build, fusion beats the majority and both averages: no interval includes 0. Once told the task, it is
+# behind the tasks' own adapters only on the posts; the rest is lost because nobody tells. Counting words is not told
+# apart from it: so few steps show no gain from pretraining. And *one for all* comes out ahead: if all texts are in one
+# place, train one adapter. Fusion is for adapters that exist already and must stay as they are.
 #
 # Where does it take one task for another?
 
@@ -737,9 +741,8 @@ for ax, task in zip(axes, sets):
     )
 
 # %% [markdown]
-# In the lowest layer each keeps about the third that it began with. Higher up, wires and posts mostly listen to their own
-# adapter, though nobody named it; in this page's build the articles often listened more to the posts'. A weight says what
-# lowered the loss.
+# In the lowest layer each keeps about the third that it began with. Higher up, wires and posts mostly listen to their
+# own adapter, though nobody named it; in this page's build the articles often listened more to the posts'.
 #
 # Token by token: move the sliders, or read the picture below.
 
@@ -776,8 +779,8 @@ ax = show_tokens(0, len(layers) - 2)
 #
 # ## 6. AdapterDrop
 #
-# Do the lower layers need their adapters? [Rücklé et al.](https://arxiv.org/abs/2010.11918) (2021) take out those of the
-# lowest $n$ layers. *Robust* training is used to it: each batch draws its $n$.
+# Do the lower layers need their adapters? [Rücklé et al.](https://arxiv.org/abs/2010.11918) (2021) take out those of
+# the lowest $n$ layers. *Robust* training is used to it: each batch draws its $n$.
 
 
 # %%
@@ -824,9 +827,9 @@ for name, values in kept.items():
     print(f"{name:<19}", *(f"{value:.3f}" for value in values))
 
 # %% [markdown]
-# On 250 texts, differences below about 0.06 are noise. On the machine that built this page, dropping afterwards costs
-# little by little, down to what the head reads from the bare base model. *Never there* is hardly behind the whole. Robust
-# training gained nothing: six models in one share so few steps.
+# Most differences are within noise. In this page's build, dropping afterwards seems to cost little by little, down to
+# the bare base model. *Never there* is hardly behind the whole. Robust training shows no gain: perhaps six models in
+# one need more steps.
 #
 # Now the time. In **training**, nothing below the lowest adapter needs a gradient, so the backward pass ends there. In
 # **use**, only the adapters' own products are saved.
@@ -879,14 +882,14 @@ for size, rounds in lesson.pick(smoke={1: 2}, laptop={1: 80, 32: 12}, gpu={1: 20
     print("times that with n dropped:", ", ".join(f"{ratio:.2f}" for ratio in ratios))
 
 # %% [markdown]
-# The more layers without, the shorter a step, down to the forward pass. In use, a single text gains the little that
-# adapters cost; in the batch it drowns in noise.
+# On the whole, the more layers without, the shorter a step, nearly down to the forward pass. In use, a single text
+# gains the little that adapters cost; in the batch it drowns in noise.
 #
-# The larger gain comes with **several tasks on one text**: layers without adapters give all tasks the same, so they run
-# once.
+# The larger gain comes with **several tasks on one text**: layers without adapters give all tasks the same, so they
+# run once.
 #
-# **Exercise 4, predict.** Three tasks, six layers, the lowest four without adapters. One pass through a layer is one unit
-# of work; without sharing it takes 18. What share of that is left?
+# **Exercise 4, predict.** Three tasks, six layers, the lowest four without adapters. One pass through a layer is one
+# unit of work; without sharing it takes 18. What share of that is left?
 
 # %%
 answer = TODO
@@ -940,9 +943,9 @@ for n in (0, 2, 4):
 # %% [markdown]
 # The share of time follows the share of passes.
 #
-# **Exercise 5, run an experiment.** Train for the posts **with adapters in the upper half of the layers only**, and reach
-# **0.65 on the validation texts**. You choose width, steps and texts (`tokenized("posts", "train", start, count)`
-# gives more, but leave the validation texts alone). Start with this above `answer`:
+# **Exercise 5, run an experiment.** Train for the posts **with adapters in the upper half of the layers only**, and
+# reach **0.65 on the validation texts**. You choose width, steps and texts (`tokenized("posts", "train", start,
+# count)` gives more, but leave the validation texts alone). Start with this above `answer`:
 #
 # ```python
 # yours = fresh_model()
@@ -1003,13 +1006,13 @@ for start, losses in ends.items():
     print(f"V starts as {start:<9} loss of the first 5 steps {first:.2f}, of the last 5 {last:.2f}")
 
 # %% [markdown]
-# A high loss that hardly moves ([troubleshooting](../../lessons/troubleshooting.md#the-loss-does-not-fall)): the frozen
-# layers cannot adapt.
+# A high loss that hardly moves ([troubleshooting](../../lessons/troubleshooting.md#the-loss-does-not-fall)): the
+# frozen layers cannot adapt.
 #
 # ## 8. On a bigger machine
 #
-# On a GPU this notebook takes BERT-base, 128 tokens, more steps and seeds. The predicted peak for one adapter's step, and
-# what fusion adds at 16 bytes for each trained number (weight, gradient, AdamW's two means):
+# On a GPU this notebook takes BERT-base, 128 tokens, more steps and seeds. The predicted peak for one adapter's step,
+# and what fusion adds at 16 bytes for each trained number (weight, gradient, AdamW's two means):
 
 # %%
 from transformers import BertConfig
@@ -1051,13 +1054,13 @@ lesson.record(
 )
 
 # %% [markdown]
-# **Check yourself.** Your fusion has one adapter and $V$ at the identity: what does it compute, whatever $Q$ and $K$? A
-# colleague trains adapters in layers 3 to 5 only, and sees no faster *answers*: why, and where is the gain?
+# **Check yourself.** Your fusion has one adapter and $V$ at the identity: what does it compute, whatever $Q$ and $K$?
+# A colleague trains adapters in layers 3 to 5 only, and sees no faster *answers*: why, and where is the gain?
 #
 # <details><summary>Answers</summary>
 #
-# That adapter: a softmax over one score is 1. And an answer still passes through all layers, only the missing adapters'
-# small products are saved. The gain is in training, and where several tasks read one text.
+# That adapter: a softmax over one score is 1. And an answer still passes through all layers, only the missing
+# adapters' small products are saved. The gain is in training, and where several tasks read one text.
 #
 # </details>
 #

@@ -473,8 +473,7 @@ for name, table in {**tables, **{f"{name}, tempered": table for name, table in c
 # ## 7. Perplexity: scoring a model that writes
 #
 # A **language model** gives every token a probability to come next. Score it on a real text: how probable was what really
-# came? In **bits**, -log2(p): 1 bit is a coin toss, each further bit
-# halves the probability, so that 1/8 is 3 bits.
+# came? In **bits**, -log2(p): 1 bit is a coin toss, each further bit halves the probability, so that 1/8 is 3 bits.
 
 # %%
 from transformers import AutoModelForCausalLM

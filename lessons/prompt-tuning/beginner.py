@@ -78,8 +78,8 @@ for row in train_dataset.select(range(3)):
     print(repr(tokenizer.decode(row["input_ids"])), "->", repr(tokenizer.decode([row["labels"]])))
 
 # %% [markdown]
-# We read the headline and a few words, which keeps training short. Every article is longer than that, so all rows have
-# one length, and no padding is needed.
+# We read the headline and a few words, which keeps training short. Every article is longer, so all rows have one
+# length, and no padding is needed.
 #
 # ## 2. The baseline: a written prompt
 #
@@ -124,10 +124,10 @@ def scores(prompt, dataset):
 
 
 # %% [markdown]
-# Wording matters, so one would be an unfair baseline: here are four, the first nothing but the `Topic:` at the end. Each
-# is also **calibrated**: a model often prefers one of the words whatever the text, so from each word's score we subtract
-# its mean over all the texts, which takes no labels ([batch calibration](https://arxiv.org/abs/2309.17249)). Which of the
-# four would you bet on?
+# Wording matters, so one would be an unfair baseline: here are four, the first nothing but the `Topic:` at the end.
+# Each is also **calibrated**: a model often prefers one of the words whatever the text, so from each word's score we
+# subtract its mean over all the texts, which takes no labels ([batch calibration](https://arxiv.org/abs/2309.17249)).
+# Which of the four would you bet on?
 
 # %%
 wordings = {
@@ -162,7 +162,7 @@ print("best on the validation texts:", best)
 
 # %% [markdown]
 # Guessing would give 0.20. The model does know something, but how much of it you get hangs on the wording: naming the
-# topics first need not even help. Nor can you ask which way to change the word *which*. You could only try.
+# topics first need not even help. Nor can you ask which way to change a word. You could only try.
 #
 # ## 3. A soft prompt
 #
@@ -211,7 +211,7 @@ model = with_soft_prompt()
 model.print_trainable_parameters()
 
 # %% [markdown]
-# Untrained, it must be the written question, neither more nor less. Is it?
+# Untrained, it must be exactly the written question. Is it?
 
 # %% tags=["nbval-check-output"]
 ids = torch.tensor(validation["input_ids"][:4], device=base.device)
@@ -225,8 +225,8 @@ print("the soft prompt starts as the written one:", torch.equal(by_peft, by_hand
 #
 # ## 4. Training, at two learning rates
 #
-# The loss is the first lesson's cross-entropy, over all the 49,152 tokens that could come next: how little
-# probability did the right word get? A *callback*, code that `Trainer` calls between steps, keeps copies of the prompt.
+# The loss is the first lesson's cross-entropy, over all the 49,152 tokens that could come next: how little probability
+# did the right word get? A *callback*, code that `Trainer` calls between steps, keeps copies of the prompt.
 
 # %%
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -345,15 +345,15 @@ for name, each in {"full fine-tuning's rate": slow_path, "100 times that": path}
     )
 
 # %% [markdown]
-# To the model, a prompt that has moved by a few hundredths of a word's length is still the old prompt. Full fine-tuning
-# gets by with tiny steps because all its millions of numbers take one, and the effects add up through the layers. Here
-# a few thousand numbers at the entrance must do it all. Hence learning rates 10 to 100 times as large. And a bold step
-# is safe: the weights that hold the knowledge of English are frozen.
+# To the model, a prompt that has moved by a few hundredths of a word's length is nearly the old prompt. Full
+# fine-tuning gets by with tiny steps because all its millions of numbers take one, and the effects add up through the
+# layers. Here some ten thousand numbers at the entrance must do it all. Hence learning rates 10 to 100 times as large.
+# And a bold step is less dangerous: the weights that hold the knowledge of English are frozen.
 #
 # ## 5. Is it better than the written prompt?
 #
-# The choices are made; now the test texts, for the first time. The written prompt comes at its best: the wording that
-# did best on the validation texts, calibrated on them.
+# The choices are made; now the test texts, for the first time. The written prompt is the wording that did best on the
+# validation texts (be it `(nothing)`), calibrated on them.
 
 # %%
 test_true = torch.tensor(test_dataset["label"])
@@ -373,8 +373,8 @@ comparison = lessonkit.compare_classifiers(
 print(f"\n{comparison}")
 
 # %% [markdown]
-# The soft prompt is ahead, and the interval leaves out 0: same model, no weight changed. (If its score differs from the
-# one on the few validation texts: the test texts decided nothing, so they count.) Some answers that differ:
+# The soft prompt is ahead, and the interval leaves out 0: same model, no weight changed. (Its score differs from that
+# on the few validation texts? The test texts decided nothing, so they count.) Some answers that differ:
 
 # %%
 for index in (soft_answers != written_answers).nonzero().flatten()[:5].tolist():
@@ -404,8 +404,8 @@ print(f"{kilobytes:.0f} kB; the same vectors: {torch.equal(prompt_of(reloaded).c
 # A tempting idea: for each learned vector, look up the nearest word, and read what the model was told. *Nearest* is
 # mostly meant by the **cosine**: 1 for the same direction, 0 for unrelated ones, whatever the lengths.
 #
-# **Exercise 3, write code.** Write a function that takes a vector and a table of vectors (tensors), and returns the cosine
-# of the vector with each row of the table: their products, summed, divided by both lengths.
+# **Exercise 3, write code.** Write a function that takes a vector and a table of vectors (tensors), and returns the
+# cosine of the vector with each row of the table: their products, summed, divided by both lengths.
 
 
 # %%
@@ -416,8 +416,8 @@ def cosines(vector, table):
 lesson.exercise("cosines").check(cosines)
 
 # %% [markdown]
-# For all virtual tokens at once that is a matrix product. First, what is a cosine worth? The best one out of 49,152
-# words is never 0, not even for pure noise.
+# For all virtual tokens at once that is a matrix product. First, what is a cosine worth? The best of 49,152 is never
+# 0, not even for pure noise.
 
 
 # %%
@@ -491,13 +491,12 @@ for which, each in {"from the question": path, "from noise": random_path}.items(
 # %% [markdown]
 # From the question: the nearest words are the question, which scores as in section 2. **What was learned sits in the
 # difference between the vectors and those words.** From noise: most of the nearest words are those of the noise it
-# began with, and no nearer than noise ever is. (That prompt has learned little, too: it scores about as the best written
-# one. Start from words.) In both, the words mostly tell where the prompt *began*.
+# began with, and no nearer than noise ever is. (That prompt has learned little, too: calibrated, it scores about as
+# the best written one. Start from words.) In both, the words mostly tell where the prompt *began*.
 #
-# Papers agree, mostly. [Lester et al.](https://arxiv.org/abs/2104.08691) (section 7) found groups of related words, and
-# class names that stayed where they had been put as a start.
-# [Khashabi et al.](https://arxiv.org/abs/2112.08348) trained prompts whose nearest words spell out *another* task, at
-# hardly any loss.
+# Papers agree, mostly. [Lester et al.](https://arxiv.org/abs/2104.08691) (section 7) found groups of related words,
+# and class names that stayed where they had been put as a start. [Khashabi et al.](https://arxiv.org/abs/2112.08348)
+# trained prompts whose nearest words spell out *another* task, at hardly any loss.
 #
 # The other common measure is the plain dot product, which the model's own attention and output layer use:
 
@@ -529,9 +528,9 @@ lesson.exercise("reading").check(answer)
 # %% [markdown]
 # ## 7. How few examples are enough?
 #
-# Labelled texts cost money. We train with 10 and with 40 of them, twice each with other texts; all training texts had
-# their turn in section 4. Beside it, counting words (the first lesson's TF-IDF) on the same labelled texts: with the
-# same few tokens of each, and with whole articles.
+# Labels cost money. We train with 10 and with 40 texts, twice each with other ones; all training texts had their turn
+# in section 4. Beside it, counting words (the first lesson's TF-IDF) in the same texts: in the same few tokens of
+# each, and in whole articles.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -587,13 +586,13 @@ _ = ax.set_xticks(sizes, sizes)
 
 # %% [markdown]
 # With ten labels the soft prompt is far ahead of counting words, for the model brings its English along, and near the
-# written prompt, which needs none; with 40 it passes that. From the same tokens counting words stays behind; but it can
-# read whole articles in no time, and with enough labels it then wins. **Report the simple way, too.** Draws of one size
-# differ, and 120 texts leave an interval of some 0.07 to each side, so read no more than that into it.
+# written prompt, which needs none; with 40 it comes out above that. From the same tokens counting words stays behind;
+# but it can read whole articles in no time, and with enough labels it then wins. **Report the simple way, too.** Draws
+# of one size differ, and 120 texts leave an interval of some 0.07 to each side: smaller differences say little.
 #
 # **Exercise 5, run an experiment.** Does it take a whole question? Train a soft prompt of **at most 5 virtual
 # tokens** on `train_dataset`, and reach **0.70 on the validation texts**. You choose its start, the learning rate and
-# the steps (40 take about a minute on a laptop). Take this into the cell, above `answer`:
+# the steps (40 take a minute or two on 2 CPU cores). Take this into the cell, above `answer`:
 #
 # ```python
 # mine = with_soft_prompt("Topic of this news?")
@@ -611,15 +610,15 @@ lesson.exercise("five-tokens").check(answer)
 #
 # **The rate of full fine-tuning**: section 4. Nothing warns you; print how far the prompt has moved.
 #
-# **The wrong word.** A word with its space and without it are two tokens. After `Topic:` comes a space, so the model
-# expects the second kind; train on the first, and it works against its habits.
+# **The wrong word.** A word with a space in front has other tokens than without. After `Topic:` comes a space, so the
+# model expects the word *with* it; train without, and you work against its habits.
 
 # %% tags=["nbval-check-output"]
 for text in ("sports", " sports", " showbusiness"):
     print(f"{text!r:<16}", tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]))
 
 # %% [markdown]
-# The last is more than one token: an answer that we read off one place must be a single token.
+# Only the second will do: an answer that we read off one place must be a single token.
 #
 # **No task type.** PEFT must know what kind of model it wraps:
 
@@ -676,20 +675,20 @@ for part, size in plan.breakdown.items():
 print(f"{'at the peak':<12}{plan.peak_bytes / 2**30:>6.2f} GiB, of the 15 that a T4 has")
 
 # %% [markdown]
-# Gradients and optimiser take almost nothing. The activations do: the gradient passes through every frozen layer on its
-# way to the prompt. For larger models, prompts also come closer to full fine-tuning
+# Gradients and optimiser take almost nothing. The activations do: the gradient passes through every frozen layer on
+# its way to the prompt. For larger models, prompts also come closer to full fine-tuning
 # ([Lester et al.](https://arxiv.org/abs/2104.08691), section 3).
 #
 # ## 10. The end
 #
 # 1. A prompt is a matrix: a row for each token. Train the rows, freeze the model: a soft prompt.
 # 2. Started from a written question, it is that question, until it is trained.
-# 3. It needs a large learning rate, because the vectors must travel about as far as words are apart.
+# 3. It needs a large learning rate: its vectors must travel a good part of a word's length.
 # 4. The nearest words mostly tell where a prompt began; put in the vectors' place, they lose what was learned.
 # 5. With few labels it beats counting words; with many, count words too; with none, write the prompt.
 #
-# The next cell keeps your result. At laptop or GPU scale it ticks *Run beginner prompt tuning example*: the notebook
-# has just run to its end on your machine.
+# The next cell keeps your result. At laptop or GPU scale it ticks *Run beginner prompt tuning example*: it has just
+# run to its end.
 
 # %%
 lesson.record(
@@ -701,16 +700,15 @@ lesson.record(
 )
 
 # %% [markdown]
-# **Check yourself.** Your soft prompt's loss has hardly fallen after 200 steps: what do you look at first? Your prompt's
-# nearest words are exactly the words you started from: has it learned nothing?
+# **Check yourself.** Your soft prompt's loss has hardly fallen after 200 steps: what do you look at first? Your
+# prompt's nearest words are exactly the words you started from: has it learned nothing?
 #
 # <details><summary>Answers</summary>
 #
-# The learning rate, and how far the vectors have moved, measured in lengths of a word's vector. No: a vector can move
-# far and its start still be the nearest word, because in so many dimensions everything else is farther still. Only
-# the score tells.
+# The learning rate, and how far the vectors have moved, in lengths of a word's vector. Not so: a vector can move far
+# and its start still be the nearest word, as in so many dimensions all others are farther still. Only the score tells.
 #
 # </details>
 #
-# **Next:** [full fine-tuning, intermediate](../intermediate/full-fine-tuning.ipynb), where SmolLM2 learns to write in
-# a form; there is more on soft prompts in [prompt tuning, intermediate](../intermediate/prompt-tuning.ipynb).
+# **Next:** [full fine-tuning, intermediate](../intermediate/full-fine-tuning.ipynb), where SmolLM2 learns a style;
+# more on soft prompts in [prompt tuning, intermediate](../intermediate/prompt-tuning.ipynb).

@@ -176,9 +176,9 @@ def score(predicted, rows, words):
 
 
 # %% [markdown]
-# Baselines on the test texts of `news`: the most frequent topic; **counting words**, the one to beat, since it
-# learns from the prompts' labelled texts; a *written* prompt, the sentence before every text; and the same
-# *calibrated*: each word's mean score over the validation texts is taken away, which needs no label.
+# Baselines on the test texts of `news`: the most frequent topic; **counting words**, which learns from the same
+# labelled texts as the prompts; a *written* prompt, the sentence before every text; and the same *calibrated*: each
+# word's mean score over the validation texts is taken away, which needs no label.
 
 # %%
 from peft import PromptTuningConfig, get_peft_model
@@ -217,8 +217,8 @@ for name, each in answers.items():
     print(f"{name:<20}", score(each, news["test"], words["news"]))
 
 # %% [markdown]
-# The written prompt ran as an *untrained soft prompt*. Started from the sentence, its virtual tokens are the
-# sentence's word vectors, number for number:
+# Calibrated, the sentence may well beat counting words, without a label. It ran as a *soft prompt before training*:
+# its virtual tokens are the sentence's word vectors, number for number:
 
 # %% tags=["nbval-check-output"]
 untrained = get_peft_model(base, soft_prompt("news")).get_prompt(batch_size=1)[0].cpu()
@@ -314,9 +314,9 @@ _ = interact(show_sizes, tokens=(1, 100))
 #
 # ## 3. Length and start, on one budget
 #
-# Every training gets the same texts, order and steps, and is compared on **validation** texts. Three starts:
-# `RANDOM`, PEFT's default; `SAMPLE_VOCAB`, words drawn from the vocabulary; `TEXT`, a sentence, cut or repeated to
-# fit. Expect random to begin worst: in SmolLM2-135M words' vectors are about 3 long, random ones about 24.
+# Every training gets the same texts, order and steps, and is compared on **validation** texts. Three starts: `RANDOM`,
+# PEFT's default; `SAMPLE_VOCAB`, words drawn from the vocabulary; `TEXT`, a sentence, cut or repeated to fit. Expect
+# random to begin worst: in SmolLM2-135M words' vectors are about 3 long, random ones about $\sqrt{576}$ = 24.
 
 
 # %%
@@ -375,11 +375,11 @@ best = max(validated, key=lambda name: validated[name].accuracy)  # the first, i
 print("best on the validation texts:", best)
 
 # %% [markdown]
-# At laptop scale, on the machine that built this page (as in all readings below), the **start** decides: the
-# sentence gets 0.81, drawn words 0.55, random vectors 0.46, and the sentence's interval meets neither of theirs.
-# Five equally likely words would mean a loss of ln 5 = 1.6; only the sentence's twelve tokens come below. **Length**
-# made no difference that 80 texts can show: three tokens get 0.79, though their loss ends higher. All with one seed,
-# one rate and few steps.
+# At laptop scale, on the machine that built this page (as in all readings below), the **start** decides: the sentence
+# gets 0.81, drawn words 0.55, random vectors 0.46, and the sentence's interval meets neither of theirs. Five equally
+# likely words would mean a loss of ln 5 = 1.6; over the last five steps, only the sentence's twelve tokens come below.
+# **Length** made no difference that 80 texts can show: three tokens get 0.79, though their loss ends higher. All with
+# one seed, one rate and few steps.
 #
 # ## 4. P-tuning, prefix tuning, and LoRA beside them
 #
@@ -474,8 +474,8 @@ for other in ("written, calibrated", "counting words", "LoRA"):
 
 # %% [markdown]
 # The prompt beats counting words by 0.20 (interval 0.12 to 0.28), and the written prompt as it stands (0.745 and
-# 0.425, intervals apart). It **can't be told from the calibrated one**: taking a mean away, without any label, did
-# about as much as training on 108 labelled texts. Nor can it be told from LoRA.
+# 0.425, intervals apart). It **can't be told from the calibrated one**: taking a mean away, without any label, may be
+# worth as much as training on 108 labelled texts. Nor can it be told from LoRA.
 #
 # *Here ends the second focus session.*
 #
@@ -498,10 +498,10 @@ prompts = {task: load_file(saved[task])["prompt_embeddings"].to(base.device) for
 print({task: tuple(prompt.shape) for task, prompt in prompts.items()})
 
 # %% [markdown]
-# `posts` is learned in part; `codes` is no better than its most frequent code (more in section 7).
+# `posts` is learned in part; `codes` does worse than always naming its most frequent code (more in section 7).
 #
-# The batch, by hand: each row is its task's prompt, then its words. Padding goes to the far left, *before* the
-# prompt, with 0 in the mask.
+# The batch, by hand: each row is its task's prompt, then its words. Padding goes to the far left, *before* the prompt,
+# with 0 in the mask. (Shifted positions do no harm here: *rotary* ones count distances only.)
 
 # %%
 from torch.nn.utils.rnn import pad_sequence
@@ -574,7 +574,7 @@ for task, ids in zip(TASKS, said):
     print(f"  with the prompt of {task:<6} -> {tokenizer.decode(ids)}")
 
 # %% [markdown]
-# Each row answers for its own task, as well as its prompt learned it.
+# Each row answers for its own task, rightly or not (tech is code `C`).
 #
 # **What is it worth?** The same requests one by one, grouped by task, and in one mixed batch. Guess: how many times
 # faster is the last than the first?
@@ -678,7 +678,7 @@ ax = lessonkit.plots.matrices(
 
 # %% [markdown]
 # On the right each row has one colour: one factor, $1 - \lambda$, for all words that a token attends to. Over all
-# heads and tokens: how far do the words' shares of their *common* attention move?
+# heads and tokens: how far do the words' shares of what they get *together* move?
 
 
 # %%
@@ -697,7 +697,8 @@ print(f"LoRA,   layer  0: {change:.1e}")
 
 # %% [markdown]
 # In the first layer the prefix leaves the words' proportions alone, to rounding; LoRA, which changes queries and
-# keys, does not. Higher up the prefix does alter them, but only through what it *added* to the tokens below.
+# keys, moves them, here a little. Higher up the prefix does alter them, by much, but only because the tokens arrive
+# changed from the layers below.
 # [Petrov, Torr and Bibi](https://arxiv.org/abs/2310.19698) (2024) conclude that prompts and prefixes bring out
 # skills that a model has, and may fail at tasks that need new attention patterns. (No law for every model: they also
 # [construct](https://arxiv.org/abs/2402.14753) frozen transformers that a prefix can bring near any continuous
@@ -732,23 +733,24 @@ ax = lessonkit.plots.bars(
 )
 
 # %% [markdown]
-# Here it doesn't. LoRA, with twice the steps, gets as far with codes as with words. The prompt has learned nothing
-# that shows: 0.225, where the most frequent code alone gets 0.270. **Why** this run can't say. Many more steps or
-# another rate might help, and section 6 proves nothing here: no output says that these codes need other attention.
+# Here it doesn't. In twice the steps LoRA gets about as far with codes as with words, and the prompt has learned
+# nothing that shows: 0.225, where the most frequent code alone gets 0.270. **Why** this run can't say. More steps or
+# another rate might help; nothing here shows that codes need other attention.
 #
 # **Why scale helps.** Lester et al. compared prompts with full fine-tuning on SuperGLUE, for five sizes of T5.
 # *Measured* (figure 1): small models stay far behind, the gap closes as they grow, and at 11 billion parameters it
 # is gone. There even a single virtual token does well. That is one family of models, one set of tasks.
 #
 # *Why* is conjecture. Hardly the prompt's size: its share of the model shrinks while the gap closes. The authors
-# suggest that a larger model needs less of a signal; it may also have more skills to call up.
+# suggest that a larger model needs less of a signal.
 #
-# To *see* scale you need two sizes; offline this course has one language model. On a GPU, `MODEL` is more than ten
+# To *see* it you need two sizes; offline this course has one. On a GPU, `MODEL` is more than ten
 # times as large: look at both gaps to LoRA there, though texts and trainings are longer too.
 #
 # ## 8. What goes wrong
 #
-# **Padding on the left, by PEFT**, comes *between* prompt and text: an answer depends on its neighbour's length.
+# **Texts padded on the left**: PEFT puts the prompt before the padding, so away from the text, and an answer depends
+# on its neighbour's length.
 
 # %%
 short, long = without_answer("news", 0)[-6:], without_answer("news", 1)
@@ -850,14 +852,14 @@ print("after all these trainings, the base is what it was:", weights_sum() == be
 
 # %% [markdown]
 # 1. Prompt tuning and P-tuning learn vectors at the input, prefix tuning keys and values in every layer.
-# 2. Start from a sentence that fits; on a small budget a random start falls behind. Calibrate that sentence first.
+# 2. Start from a sentence that fits; on a small budget a random start falls behind. Baseline: that sentence,
+#    calibrated.
 # 3. P-tuning's file holds only what its network makes.
 # 4. A prompt is data: one batch, one base, a task for each row. Padding goes before the prompt.
 # 5. Within a layer, a prefix rescales a token's attention to the text by one factor. Where the base can't guess the
 #    answers, compare with LoRA.
 #
-# The next cell keeps your result. At laptop or GPU scale this counts towards *Run all intermediate examples*: the
-# notebook has just run to its end on your machine.
+# The next cell keeps your result. At laptop or GPU scale this counts towards *Run all intermediate examples*.
 
 # %%
 final = score(answers["prompt tuning"], news["test"], words["news"])

@@ -11,8 +11,8 @@
 # into the right weights.
 #
 # **120 minutes**, five focus sessions (about 3 minutes are training, on 2 CPU cores) · **expert** · before this:
-# [QLoRA, intermediate](../intermediate/qlora.ipynb) and [LoRA, intermediate](../intermediate/lora.ipynb); in the course's
-# order, [LoRA, expert](lora.ipynb) · background: [the guide to QLoRA](../../lessons/qlora/guide.md) · next:
+# [QLoRA, intermediate](../intermediate/qlora.ipynb) and [LoRA, intermediate](../intermediate/lora.ipynb); in the
+# course's order, [LoRA, expert](lora.ipynb) · background: [the guide to QLoRA](../../lessons/qlora/guide.md) · next:
 # [adapters, expert](adapters.ipynb)
 #
 # You will
@@ -42,8 +42,9 @@ RANK, ALPHA, SEED = 8, 16, 0
 # %% [markdown]
 # ## 1. The hole, and two baselines
 #
-# As in the intermediate lesson: SmolLM2, Grimm's tales, NF4 with double quantisation for every linear layer in the blocks.
-# Whole tales are held out. One unquantised model serves as a stage: `put` lays any weights into it.
+# As in the intermediate lesson: SmolLM2, Grimm's tales, NF4 with double quantisation for every linear layer in the
+# blocks. Whole tales are held out. One unquantised model serves as a stage: `put` lays any weights into it. What we
+# read from outputs is laptop scale's.
 
 # %%
 import random
@@ -131,8 +132,8 @@ print(lessonkit.compare_perplexities(before["base in NF4"], before["base in 16 b
 #
 # ## 2. The error on its way up
 #
-# A block adds to each token's hidden state. In 4 bits it adds something slightly wrong, computed from something already
-# wrong. Does the error pile up? Relative error: length of the difference, divided by the right state's length.
+# A block adds to each token's hidden state. In 4 bits it adds something slightly wrong, computed from something
+# already wrong. Does the error pile up? Relative error: length of the difference, divided by the right state's length.
 
 
 # %%
@@ -166,12 +167,12 @@ for at in (0, len(right) // 2, len(right) - 2):
     )
 
 # %% [markdown]
-# At laptop scale, nearly half of the later tokens' error is there after two blocks; then it grows slowly, for the states
-# grow, too. The first token's is over a hundred times as long halfway up, so its relative error is small. (Why the hump?
-# Print `length[9:13, :, 0].mean(1)`.) The last point is after the final normalisation.
+# Nearly half of the later tokens' error is there after two blocks; then it grows slowly, for the states grow, too. The
+# first token's is over a hundred times as long halfway up, so its relative error is small there. (Why the hump? Print
+# `length[9:13, :, 0].mean(1)`.) The last point is after the final normalisation.
 #
-# **Exercise 1, predict.** We now round one kind of matrix at a time, in all blocks. Which does most harm? `"a"` query and
-# key, which decide where attention looks; `"b"` `v_proj`, a small one; `"c"` `down_proj`, a large one.
+# **Exercise 1, predict.** We now round one kind of matrix at a time, in all blocks. Which does most harm? `"a"` query
+# and key, which decide where attention looks; `"b"` `v_proj`, a small one; `"c"` `down_proj`, a large one.
 
 # %%
 TODO = lessonkit.TODO
@@ -199,9 +200,9 @@ for kind, (change, low, high) in by_kind.items():
     print(f"{kind:<10}{share:>6.1%} of the weights: {change:+5.1f} % ({low:+.1f} to {high:+.1f})")
 
 # %% [markdown]
-# `down_proj`, by far: a quarter of the weights, about half of the seven rises together. Its output goes straight into the
-# hidden state, and its inputs are uneven. (`llm_int8_skip_modules=["down_proj", "lm_head"]` spares it, in 4 bits too.)
-# And one block at a time:
+# `down_proj`, by far: a quarter of the weights, about half of the seven rises together. Its output goes straight into
+# the hidden state (so does `o_proj`'s), and its inputs are uneven. (`llm_int8_skip_modules=["down_proj", "lm_head"]`
+# spares it, in 4 bits too.) And one block at a time:
 
 # %%
 blocks = sorted({int(name.split(".")[2]) for name in linear})
@@ -234,8 +235,8 @@ for at in some:
     )
 
 # %% [markdown]
-# Some blocks can't be told from harmless, others can, the last among them. Block 0, after which hidden states were off by
-# about a tenth, does no harm that so few passages could show.
+# Some blocks can't be told from harmless, others can, the last among them. Block 0, after which hidden states were off
+# by about a tenth, does no harm that so few passages could show.
 #
 # *Here ends the first focus session.*
 #
@@ -245,8 +246,8 @@ for at in some:
 # **zero-point**, the code that means 0. So a group may lie unevenly around zero.
 #
 # **Exercise 2, write code.** For one group, a tensor: *low* and *high* are its least and largest weight, stretched to
-# include 0. Scale: (high - low) / 15. Zero-point: -low / scale, rounded. Codes: weight / scale, rounded, plus zero-point,
-# kept within 0 and 15. Return codes, scale, zero-point.
+# include 0. Scale: (high - low) / 15. Zero-point: -low / scale, rounded. Codes: weight / scale, rounded, plus
+# zero-point, kept within 0 and 15. Return codes, scale, zero-point.
 
 
 # %%
@@ -257,9 +258,9 @@ def int4_group(group):
 lesson.exercise("zero-point").check(int4_group)
 
 # %% [markdown]
-# The same for all groups of a matrix, and two rivals. **MXFP4**, which recent GPUs multiply in hardware: 32 weights share
-# a power of two, in 8 bits; each is a tiny float (sign, 2 exponent bits, 1 of mantissa). **Q4_1**, from GGUF files: groups
-# of 32, with scale and *least weight* in 16 bits.
+# The same for all groups of a matrix, and two rivals. **MXFP4**, which recent GPUs multiply in hardware: 32 weights
+# share a power of two, in 8 bits; each is a tiny float (sign, 2 exponent bits, 1 of mantissa). **Q4_1**, from GGUF
+# files: groups of 32, with scale and *least weight* in 16 bits.
 
 
 # %%
@@ -331,9 +332,9 @@ for name in list(tried)[1:]:
     print(lessonkit.compare_perplexities(tried[name], tried["NF4, double quantisation"]), "\n")
 
 # %% [markdown]
-# - **Q4_1 loses nothing, and that is a trap.** Our SmolLM2 comes from a Q4_1 file, so its weights lie on that very grid;
-#   MiniLM's don't.
-# - **Squared errors mislead.** MXFP4's is smaller than FP4's, its perplexity far worse. By definition it cuts a block's
+# - **Q4_1 loses nothing, and that is a trap.** Our SmolLM2 comes from a Q4_1 file, so its weights lie on that very
+#   grid; MiniLM's don't.
+# - **Squared errors mislead.** MXFP4's is smaller than FP4's, its perplexity far worse. Its usual scale cuts a block's
 #   largest weights by up to a quarter. With nothing cut, the squared error *grows* a little, and perplexity falls from
 #   68 to 58: still worse than NF4 and FP4, which keep each block's largest weight almost exactly.
 # - So few passages can't tell FP4 or INT4 from NF4.
@@ -404,14 +405,15 @@ for name in shown:
         )
 
 # %% [markdown]
-# Both make the *weights* worse and the outputs, on unseen passages, better: by far in `q_proj`, a little in `down_proj`.
+# Both make the *weights* worse and the outputs, on unseen passages, better: by far in `q_proj`, a little in
+# `down_proj`.
 #
 # *Here ends the second focus session.*
 #
 # ## 4. A better start than B = 0?
 #
-# QLoRA begins in the hole. [LoftQ](https://arxiv.org/abs/2310.08659) begins with the best rank-r approximation of W - Ŵ,
-# then rounds W - B A anew, and so on, in turns. By hand, and is it PEFT's?
+# QLoRA begins in the hole. [LoftQ](https://arxiv.org/abs/2310.08659) begins with the best rank-r approximation of W -
+# Ŵ, then rounds W - B A anew, and so on, in turns. By hand, and is it PEFT's?
 
 
 # %%
@@ -450,8 +452,8 @@ for rounds in (1, 3):
 print(inspect.signature(loftq_utils.loftq_init))
 
 # %% [markdown]
-# The same. PEFT 0.21's runs on CUDA or XPU only, and knows no `lora_alpha`: at our alpha = 2 r, the correction would count
-# twice ([LoRA, expert](lora.ipynb)). So divide by the scaling *s*, as below. How much can rank 8 mend?
+# The same. PEFT 0.21's runs on CUDA or XPU only, and knows no `lora_alpha`: at our alpha = 2 r, the correction would
+# count twice ([LoRA, expert](lora.ipynb)). So divide by the scaling *s*, as below. How much can rank 8 mend?
 
 # %%
 s = ALPHA / RANK
@@ -598,9 +600,9 @@ for name in ("LoftQ", "weighted"):
     print(lessonkit.compare_perplexities(trained[name], trained["B = 0"]), "\n")
 
 # %% [markdown]
-# LoftQ's start can't be told from B = 0, before or after training. (Its paper's gains are largest at 2 bits.) The weighted
-# one closes more than half of the hole before the first step, and is ahead after the last (not only for the hole: see
-# section 8).
+# LoftQ's start can't be told from B = 0, before or after training. (Its paper's gains are largest at 2 bits.) The
+# weighted one closes more than half of the hole before the first step, and is ahead after the last (not only for the
+# hole: see section 8).
 #
 # *Here ends the third focus session.*
 #
@@ -609,12 +611,12 @@ for name in ("LoftQ", "weighted"):
 # We take the adapter from B = 0, with Δ = s B A, and merge it
 #
 # 1. into the 4-bit weights: Ŵ + Δ, rounded to NF4 again (`merge_and_unload` on the 4-bit model);
-# 2. into Ŵ, kept in 16 bits: what was trained, four times the size;
+# 2. into Ŵ, kept in 16 bits: what was trained, about four times the size;
 # 3. into the original W, in 16 bits: a base that the adapter never met;
 # 4. as 3, then rounded: to NF4, and by GPTQ.
 #
-# **Exercise 4, predict.** Which foresees the test tales *better* than the trained model, adapter beside Ŵ? `"a"` none, for
-# the adapter fits Ŵ alone; `"b"` the second, for 16 bits are finer; `"c"` the third.
+# **Exercise 4, predict.** Which foresees the test tales *better* than the trained model, adapter beside Ŵ? `"a"` none,
+# for the adapter fits Ŵ alone; `"b"` the second, for 16 bits are finer; `"c"` the third.
 
 # %%
 answer = TODO
@@ -684,8 +686,8 @@ print(lessonkit.compare_perplexities(merged["into W, then NF4"], merged["into th
 # - **Into the 4-bit weights: the training is gone.** It is about as bad as NF4 before training.
 # - Into Ŵ in 16 bits: the trained model, nearly; rounding to 16 bits costs a little of Δ.
 # - Into W in 16 bits: *better* than what was trained. The hole is gone, and what was learned fits W, too.
-# - W + Δ in NF4 is as small as the first, and nearly as good as the trained model; with GPTQ, no difference can be told.
-#   So keep the original weights, and quantise last.
+# - W + Δ in NF4 is as small as the first, and only a little worse than the trained model; with GPTQ, no difference can
+#   be told. So keep the original weights, and quantise last.
 #
 # ### Why merging into the codes loses
 #
@@ -725,9 +727,10 @@ for sum_of, along in arrives.items():
     print(f"NF4 of {sum_of}: {along / whole:.0%} of the change arrives")
 
 # %% [markdown]
-# The changes lie far within half a gap, so codes are rounded back to where they came from. (20 steps make a small Δ; a
-# larger one moves more codes, so loses less.) W lies between the levels. There a small Δ tips a few weights over the
-# middle, the more the larger it is: on average all of Δ arrives, as with dithering in a picture.
+# The changes lie far within half a gap, so codes are rounded back to where they came from. What little arrives may
+# come by the scales, computed anew. (So few steps make a small Δ; a larger one moves more codes, so loses less.) W
+# lies between the levels. There a small Δ tips a few weights over the middle, the more the larger it is: on average
+# nearly all of Δ arrives.
 #
 # How does each model go on with a test tale?
 
@@ -755,7 +758,7 @@ for name, weight_of in {"into W, 16 bits": in_original.get, "untrained": origina
     goes_on(base, name)
 
 # %% [markdown]
-# All are poor, and most loop: short training shows in perplexity first.
+# All are poor; most repeat themselves.
 #
 # *Here ends the fourth focus session.*
 #
@@ -795,8 +798,8 @@ for name, each in pair.items():
     print(f"{name}: {each.numel():,} values, moments of {kind}, {size:,} bytes")
 
 # %% [markdown]
-# The smaller matrix costs more. By hand, the first moment after one step is 0.1 times the gradient: divided by its block's
-# absmax, it takes the nearest of 256 levels.
+# The smaller matrix costs more. By hand, the first moment after one step is 0.1 times the gradient: divided by its
+# block's absmax, it takes the nearest of 256 levels.
 
 # %% tags=["nbval-check-output"]
 state = optimizer.state[pair["A"]]
@@ -887,11 +890,11 @@ for name, each in plans.items():
     print(f"{name:<30}peak {peak:5.1f} GiB, to spare {room - peak:+5.1f}; moments {moments:.1f}")
 
 # %% [markdown]
-# By this prediction the claim holds, with conditions: checkpointing; double quantisation, by a hair; and at the paper's
-# r = 64, AdamW in 32 bits is a few GiB too much. 8-bit moments cure that, or paging, which at best takes the moments off
-# the first row's peak. 16-bit weights and gradients with 32-bit moments do add up to that.
+# By this prediction the claim holds, with conditions: checkpointing; double quantisation, by a hair; and at the
+# paper's r = 64, AdamW in 32 bits is a few GiB too much. 8-bit moments cure that, or paging, which at best takes the
+# moments off the first row's peak. 16-bit weights and gradients with 32-bit moments exceed 780 GB.
 #
-# Not the paper's: adapters in float32, an L40S, one text of 512 tokens.
+# Our assumptions: adapters in float32, an L40S, one text of 512 tokens.
 #
 # ## 8. What goes wrong
 #
@@ -932,16 +935,16 @@ print(lessonkit.compare_perplexities(wrong, cured))
 
 # %% [markdown]
 # The cure: merge only what was learned, the adapter less its start. (For PiSSA and OLoRA, PEFT's
-# `path_initial_model_for_weight_conversion` does that.) Compare section 5's merger into W: the same W, yet at
-# laptop scale this start learned *more* than B = 0. Its A has columns of other sizes, so one learning rate isn't the same
-# for both; a fair contest would tune each.
+# `path_initial_model_for_weight_conversion` does that.) Compare section 5's merger into W: the same W, yet this start
+# seems to have learned *more* than B = 0. Its A has columns of other sizes, so one learning rate isn't the same for
+# both; a fair contest would tune each.
 #
 # More: [troubleshooting](../../lessons/troubleshooting.md#adapters-and-quantised-models).
 #
 # ## 9. On a bigger machine
 #
-# With a GPU of 14 GiB or more, this notebook takes SmolLM2-360M-Instruct, in 16 bits from its makers (so Q4_1 has no home
-# advantage). The predicted peak of a training step, in a T4's float16:
+# With a GPU of 14 GiB or more, this notebook takes SmolLM2-360M-Instruct, in 16 bits from its makers (so Q4_1 has no
+# home advantage). The predicted peak of a training step, in a T4's float16:
 
 # %%
 larger = LlamaConfig(
@@ -974,7 +977,7 @@ print(f"{step.peak_bytes / 2**30:.1f} GiB of a T4's {GPUS['T4 (16 GB)']}")
 # 2. Judge no scheme by weights that have been through it, nor by squared errors.
 # 3. A start weighted by the inputs closes much of the hole; LoftQ's, at 4 bits and a low rank, little.
 # 4. Merge into the original weights, and quantise last. Merging into 4-bit codes can lose everything.
-# 5. 65B on 48 GB holds, with checkpointing, double quantisation, and small or paged moments.
+# 5. 65B should fit 48 GB, with checkpointing, double quantisation, and small or paged moments.
 #
 # The next cell keeps your result; at laptop or GPU scale it counts towards *All Expert Examples*.
 
@@ -997,7 +1000,7 @@ lesson.record(
 # <details><summary>Answers</summary>
 #
 # W lies between two levels, so Δ tips a share of the weights that grows with Δ; Ŵ lies on the levels, and nothing tips
-# below half a gap. She gets the untrained model back: it is the first merger by another road.
+# below half a gap. She gets almost the untrained model back: it is the first merger by another road.
 #
 # </details>
 #
