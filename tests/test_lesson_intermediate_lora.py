@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from lesson_source import statement
 
-import lessonkit
 from lessonkit.exercises import intermediate_lora as facts
 from lessonkit.exercises import load_exercises
 
@@ -254,20 +252,6 @@ def test_a_new_adapter_is_not_trained_until_it_is_set(tiny):
     assert trainable(model) == ["second"]
     model.set_adapter("default", inference_mode=True)
     assert trainable(model) == []
-
-
-@pytest.mark.parametrize("scale", ["smoke", "laptop", "gpu"])
-def test_the_exercise_reads_the_lessons_validation_texts(scale):
-    data = lessonkit.load_dataset("20newsgroups")
-    names = {"lesson": SimpleNamespace(pick=lambda **sizes: sizes[scale])}
-    names["shuffled"] = data["train"].shuffle(seed=0)
-    lesson_code(names, "TRAIN_TEXTS", "VALIDATION_TEXTS", "last")
-    rows = names["shuffled"].select(names["last"])
-    assert list(rows["label"]) == facts._validation(scale).labels
-    assert min(names["last"]) >= names["TRAIN_TEXTS"]  # none of them is trained on
-    assert len(data["train"].features["label"].names) == facts.GROUPS
-    assert len(data["train"]) == 11_293
-    assert len(data["test"]) == 7_528
 
 
 def test_two_single_runs_differ_by_more_than_the_band_about_once_in_twenty():

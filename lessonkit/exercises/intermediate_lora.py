@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from lessonkit.errors import ExerciseError
-from lessonkit.exercises import Attempt, Bar, Choice, Exercise, Function, Value, WrongAnswer, share_right
+from lessonkit.exercises import Choice, Exercise, Function, Value, WrongAnswer
 
 GROUPS = 20
 WEIGHT = (
@@ -18,7 +13,7 @@ LOST = 2.0**-13  # half of the distance to the next number above
 
 def exercises() -> list[Exercise]:
     """Fresh exercises, in the order in which the notebook asks them."""
-    return [_energy(), _truncate(), _coupling(), _rank_one(), _lost()]
+    return [_energy(), _truncate(), _coupling(), _lost()]
 
 
 def _energy() -> Exercise:
@@ -198,139 +193,6 @@ def _coupling() -> Exercise:
                 2e-4,
                 "A square root belongs to rsLoRA's rule for the rank. Here the rank stays, and alpha / r grows by 4: "
                 "look at the diagonals of the right heat map.",
-            ),
-        ),
-    )
-
-
-# ---- A training of the learner's own ----------------------------------------------------------------
-
-REACH = {"laptop": 0.48, "gpu": 0.48}
-
-
-@dataclass(frozen=True)
-class _Validation:
-    """The validation texts' labels, as section 1 draws them."""
-
-    labels: list[int]
-
-
-def _validation(scale: str) -> _Validation:
-    from lessonkit.data import load_dataset
-
-    count = {"smoke": 40, "laptop": 1000}.get(scale, 2000)
-    rows = load_dataset("20newsgroups")["train"].shuffle(seed=0)
-    return _Validation(list(rows.select(range(len(rows) - count, len(rows)))["label"]))
-
-
-def _part(answer: Any, name: str) -> Any:
-    form = '`answer = {"model": yours, "predicted": predict(yours, validation).argmax(-1)}`'
-    try:
-        return answer[name]
-    except (TypeError, KeyError, IndexError, ValueError):
-        what = f"The answer has no `{name}`."
-        raise ExerciseError(what, fix=f"write {form}") from None
-
-
-def _ranks(answer: Any) -> list[int]:
-    """The ranks of the model's adapters, read off A's rows."""
-    model = _part(answer, "model")
-    try:
-        found = [each.shape[0] for name, each in model.named_parameters() if "lora_A" in name]
-    except (AttributeError, TypeError):
-        what = "`model` must be the model that you trained."
-        raise ExerciseError(what, fix='write `"model": yours`') from None
-    return found
-
-
-def _accuracy(answer: Any, validation: _Validation) -> float:
-    _ranks(answer)  # says so if there is no model
-    return share_right(_part(answer, "predicted"), validation.labels)
-
-
-def _one_group(attempt: Attempt) -> bool:
-    predicted, count = _part(attempt.answer, "predicted"), len(attempt.held_out.labels)
-    return any(share_right(predicted, [group] * count) == 1 for group in range(GROUPS))
-
-
-def _partly_right(labels: Sequence[int], share: float) -> list[int]:
-    """The labels, of which about that share is right."""
-    return [
-        label if place % 100 < 100 * share else (label + 1) % GROUPS for place, label in enumerate(labels)
-    ]
-
-
-def _made(rank: int, predicted: Any) -> dict[str, Any]:
-    """An answer whose model has A matrices of that rank; 0 for none."""
-    import torch
-
-    model = torch.nn.ModuleDict({"classifier": torch.nn.Linear(4, GROUPS)})
-    if rank:
-        model["lora_A"] = torch.nn.Linear(4, rank, bias=False)
-    return {"model": model, "predicted": predicted}
-
-
-def _as_scores(validation: _Validation) -> dict[str, Any]:
-    """The logits themselves."""
-    import torch
-
-    labels = torch.tensor(_partly_right(validation.labels, 0.6))
-    return _made(1, torch.nn.functional.one_hot(labels, GROUPS) - 3.5)
-
-
-def _rank_one() -> Exercise:
-    return Bar(
-        name="rank-one",
-        reference=lambda data: _made(1, _partly_right(data.labels, 0.6)),
-        also_right=(_as_scores,),
-        measure=_accuracy,
-        bar=REACH,
-        held_out=_validation,
-        measured_on="the validation texts",
-        because="One direction for each matrix is enough here, if scale and learning rate let it move far enough.",
-        hints=(
-            "The rank is given; target modules, alpha and learning rate are yours. What do the best cells of the heat map "
-            "of alpha and learning rate have in common?",
-            "A high rate lets the head learn, too; a small alpha keeps the change from growing too long. The scale is "
-            "alpha / r: at r = 1, an alpha of 1 or below.",
-            "`train_lora('query-value', 1, alpha=1, rate=4 * LORA_RATE)`",
-        ),
-        source="yours, run = train_lora('query-value', 1, alpha=1, rate=4 * LORA_RATE)\n"
-        "answer = {'model': yours, 'predicted': predict(yours, validation).argmax(-1)}",
-        wrong=(
-            WrongAnswer(
-                "no-adapter",
-                lambda data: _made(0, _partly_right(data.labels, 0.6)),
-                "This model has no LoRA matrices. Pass the model as it is after training, not merged.",
-                when=lambda attempt: not _ranks(attempt.answer),
-            ),
-            WrongAnswer(
-                "larger-rank",
-                lambda data: _made(4, _partly_right(data.labels, 0.6)),
-                "This adapter has a rank above 1. The question is how far one direction gets: `train_lora(..., 1, ...)`.",
-                when=lambda attempt: max(_ranks(attempt.answer), default=0) > 1,
-            ),
-            WrongAnswer(
-                "the-labels",
-                lambda data: _made(1, data.labels),
-                "No honest model is that good with so few texts. Were the true labels passed in, or was the model trained "
-                "on the validation texts?",
-                when=lambda attempt: attempt.score > 0.95,
-            ),
-            WrongAnswer(
-                "one-group",
-                lambda data: _made(1, [2] * len(data.labels)),
-                "Your model says the same group of every text: alpha times learning rate is far too high. Look at the lower "
-                "right corner of the heat map.",
-                when=_one_group,
-            ),
-            WrongAnswer(
-                "too-timid",
-                lambda data: _made(1, _partly_right(data.labels, 0.3)),
-                "It has learned something, but not enough. Look at the last loss, and at how long its change is "
-                "(`length_of_change(yours)`) beside that of the heat map's best cell: more alpha, a higher rate, or more "
-                "matrices.",
-                when=lambda attempt: not attempt.reached,
             ),
         ),
     )
