@@ -411,7 +411,7 @@ def _temperature() -> Exercise:
             "d": "none of them",
         },
         because="Dividing all scores of a text by one number keeps their order, so the winner stays the winner; what "
-        "changes is how sure the model says it is.",
+        "moves is how sure the model says it is.",
         hints=(
             "Take the scores 3, 2, -1. Divide all by 2. Which is the largest, before and after?",
             "Accuracy and macro-F1 only look at which topic wins. Which scores look at its probability?",

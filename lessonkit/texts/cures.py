@@ -102,33 +102,38 @@ def _right_encoding(text: str) -> str:
     return fix_encoding(text) if looks_double_encoded(text) else text
 
 
+class _Words(HTMLParser):
+    """words: what a reader of the page sees."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.words: list[str] = []
+        self.hidden: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if tag in UNSEEN:
+            self.hidden.append(tag)
+        elif tag in BREAKS:
+            self.words.append(" ")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.hidden and tag == self.hidden[-1]:
+            self.hidden.pop()
+        elif tag in BREAKS:
+            self.words.append(" ")
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.words.append(data)
+
+
 def _words_of_html(text: str) -> str:
     if "<" not in text:
         return html.unescape(text)
-    words: list[str] = []
-    hidden: list[str] = []
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list) -> None:
-            if tag in UNSEEN:
-                hidden.append(tag)
-            elif tag in BREAKS:
-                words.append(" ")
-
-        def handle_endtag(self, tag: str) -> None:
-            if hidden and tag == hidden[-1]:
-                hidden.pop()
-            elif tag in BREAKS:
-                words.append(" ")
-
-        def handle_data(self, data: str) -> None:
-            if not hidden:
-                words.append(data)
-
-    reader = Reader(convert_charrefs=True)
+    reader = _Words()
     reader.feed(text)
     reader.close()
-    return re.sub(r" {2,}", " ", "".join(words)).strip()
+    return re.sub(r" {2,}", " ", "".join(reader.words)).strip()
 
 
 def _one_space(text: str) -> str:

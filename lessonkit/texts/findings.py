@@ -61,7 +61,7 @@ class Finding:
 class Checked:
     """texts, labels: (n,) strings; labels is None where there is none. tokens: (n,) token counts, None without a tokenizer.
     limit: the most tokens the model takes. groups: near-duplicates, (n,), see ``duplicate_groups``. plain: (n,) ``same``
-    of each text; both are computed if not given.
+    of each text; both are computed if not given. missing: (n,) which texts are, see ``is_missing``; computed.
     """
 
     texts: Sequence[str]
@@ -70,12 +70,14 @@ class Checked:
     limit: int | None = None
     groups: list[int] = field(default_factory=list)
     plain: Sequence[str] = field(default_factory=list, repr=False)
+    missing: list[bool] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.missing = [is_missing(each) for each in self.texts]
         self.plain = self.plain or [same(each) for each in self.texts]
         if not self.groups:
             filled = [
-                "" if is_missing(text) else plain for text, plain in zip(self.texts, self.plain, strict=True)
+                "" if missing else plain for missing, plain in zip(self.missing, self.plain, strict=True)
             ]
             self.groups = duplicate_groups(self.texts, plain=filled)
 
@@ -128,7 +130,7 @@ def _amount(c: Checked) -> Iterator[Finding]:
 
 
 def _empty(c: Checked) -> Iterator[Finding]:
-    rows = _rows(c.texts, is_missing)
+    rows = tuple(place for place, missing in enumerate(c.missing) if missing)
     if rows:
         level = "stop" if len(rows) == len(c.texts) else "mend"
         yield Finding(
@@ -192,7 +194,7 @@ def _repeats(c: Checked) -> Iterator[Finding]:
     labels = c.labels if c.labels is not None else [""] * len(c.texts)
     by_text: dict[str, list[int]] = defaultdict(list)
     for place, text in enumerate(c.texts):
-        if not is_missing(text):
+        if not c.missing[place]:
             by_text[c.plain[place] or text].append(place)
     several = [rows for rows in by_text.values() if len(rows) > 1]
     torn, again = [], []
@@ -341,9 +343,8 @@ def _balance(c: Checked, counts: Counter[str]) -> Iterator[Finding]:
 
 
 def _length(c: Checked) -> Iterator[Finding]:
-    rows = _rows(
-        c.texts, lambda text: not is_missing(text) and len(text.split(maxsplit=SHORT_WORDS)) < SHORT_WORDS
-    )
+    short = _rows(c.texts, lambda text: len(text.split(maxsplit=SHORT_WORDS)) < SHORT_WORDS)
+    rows = tuple(each for each in short if not c.missing[each])
     if rows and len(rows) < len(c.texts):
         yield Finding(
             "very short texts", "note", f"{_count(rows, 'text has', 'texts have')} a single word.", rows

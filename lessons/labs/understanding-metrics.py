@@ -101,7 +101,7 @@ def probabilities(head, inputs):
     """(texts, topics); a topic that the training texts lack gets almost 0."""
     table = np.full((len(inputs), len(names)), 1e-9)
     table[:, head.classes_] = head.predict_proba(inputs)
-    return table
+    return table / table.sum(axis=1, keepdims=True)
 
 
 head = trained_head(C=10)
@@ -336,7 +336,8 @@ ax = lessonkit.plots.curves(
 )
 ax.fill_between(sizes, lows, highs, alpha=0.2)
 ax.set_xscale("log")
-_ = ax.set_xticks(sizes, sizes)
+ax.set_xticks(sizes, sizes)
+ax.minorticks_off()
 
 # %% [markdown]
 # The interval shrinks with the square root of n: for half the width you need *four times* the texts. Now let two models
@@ -685,7 +686,8 @@ print(f"\nby hand {np.mean(matches):.3f}; lessonkit: {library}")
 
 # %% [markdown]
 # Read the replies: which would *you* call right? Exact match punishes a correct sentence around the word; *inside* forgives
-# it, and a wrong sentence with the word in it, too. With so few answers, the interval can say little.
+# it, and a wrong sentence with the word in it, too. (Does the interval have no width?
+# Section 10 says why not to believe it.)
 #
 # **Exercise 6, predict.** Keep all words, articles too: reply *the cat sat on the mat*, reference *the mat sat on the
 # cat*. Token F1 is 1. What is ROUGE-L?
