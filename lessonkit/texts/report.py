@@ -93,6 +93,11 @@ class TextReport:
                 before = rows
                 rows = no_rare_labels(rows, fewest) if name == "rare labels" else cure(rows)
                 steps.append(_step(name, before, rows))
+        if not rows.texts:
+            why = next((each.said for each in self.findings if each.level == "stop"), "")
+            raise UnusableError(
+                "No row is left after the cures.", why=why, fix="look at the report: print(report)"
+            )
         left = find_all(Checked(rows.texts, rows.labels, plain=rows.plain))
         warning = next((f"✖ {each.said}" for each in left if each.level == "stop"), "")
         return Cured(_dataset(rows), [each for each in steps if each], warning)
@@ -240,8 +245,6 @@ def _step(name: str, before: Rows, after: Rows) -> str:
 def _dataset(rows: Rows) -> Any:
     from datasets import ClassLabel, Dataset, Features, Value
 
-    if not rows.texts:
-        raise UnusableError("No row is left after the cures.", fix="look at the report: print(report)")
     columns: dict[str, list] = {"text": rows.texts, "line": rows.lines}
     features = {"text": Value("string"), "line": Value("int64")}
     if rows.labels is not None:

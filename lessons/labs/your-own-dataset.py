@@ -45,7 +45,7 @@ SOURCE = lessonkit.sample_file("support-messages.csv")
 
 # %%
 MODEL = lesson.pick(smoke="minilm", laptop="minilm", gpu="google-bert/bert-base-uncased")
-MOST_TEXTS = lesson.pick(smoke=48, laptop=1500, gpu=50_000)  # to train on; of more, some are drawn
+MOST_TEXTS = lesson.pick(smoke=120, laptop=1500, gpu=50_000)  # to train on; of more, some are drawn
 MOST_TESTED = lesson.pick(smoke=24, laptop=600, gpu=5000)
 LONGEST = lesson.pick(smoke=24, laptop=64, gpu=256)  # tokens of a text that are read at most
 MOST_TOKENS = lesson.pick(smoke=600, laptop=100_000, gpu=5_000_000)  # in the whole training
@@ -290,6 +290,7 @@ def fresh_model():
     )
 
 
+# %%
 settings = {"dtype": "float32", "mixed_precision": bf16, "optimizer": "adamw_torch_fused"}
 lessonkit.fit_panel(
     fresh_model().config,
