@@ -220,7 +220,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         for each in ("columns", "cures", "files", "findings", "pairs", "personal", "report", "splitting")
     },
     "texts.columns": {"errors"},
-    "texts.cures": {"texts.duplicates", "texts.findings"},
+    "texts.cures": {"errors", "texts.duplicates", "texts.findings"},
     "texts.decoding": {"errors"},
     "texts.delimited": {"errors"},
     "texts.duplicates": set(),

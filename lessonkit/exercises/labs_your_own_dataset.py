@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lessonkit.errors import ExerciseError
-from lessonkit.exercises.bar import Attempt, Bar, share_right
-from lessonkit.exercises.base import Exercise, WrongAnswer
-from lessonkit.exercises.functions import Function
-from lessonkit.exercises.kinds import Choice, Value
+from lessonkit.exercises import Attempt, Bar, Choice, Exercise, Function, Value, WrongAnswer, share_right
 
 __all__ = ["exercises"]
 
