@@ -32,8 +32,19 @@ def code_cells() -> list[str]:
     return [each for each in code if not any(slow in each for slow in SLOW)]
 
 
+@pytest.fixture(scope="module")
+def encoder(tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model without a head, as pre-trained encoders come."""
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("encoder")
+    BertForSequenceClassification.from_pretrained(tiny.folder).bert.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def through(tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], dict[str, Any]]:
+def through(encoder, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], dict[str, Any]]:
     """Run all of the lesson's cells on a table, at smoke scale, with the tiny model; what a learner has then."""
     monkeypatch.setenv("LESSONKIT_SCALE", "smoke")
 
@@ -43,7 +54,7 @@ def through(tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], dict[str, 
         names: dict[str, Any] = {"__name__": "__main__", "given": source}
         for cell in code_cells():
             cell = re.sub(r"^SOURCE = .*", "SOURCE = given", cell, flags=re.MULTILINE)
-            cell = re.sub(r"^MODEL = .*", f"MODEL = {str(tiny.folder)!r}", cell, flags=re.MULTILINE)
+            cell = re.sub(r"^MODEL = .*", f"MODEL = {str(encoder)!r}", cell, flags=re.MULTILINE)
             exec(compile(cell, "cell", "exec"), names)
             plt.close("all")
         return names
