@@ -11,8 +11,8 @@
 # difference from luck.
 #
 # **75 minutes**, three focus sessions (about 2 minutes are computing, on 2 CPU cores) · **beginner** · before this:
-# [full fine-tuning, beginner](../beginner/full-fine-tuning.ipynb) · background: [glossary](../../lessons/glossary.md) ·
-# next: [full fine-tuning, intermediate](../intermediate/full-fine-tuning.ipynb)
+# [full fine-tuning, beginner](../beginner/full-fine-tuning.ipynb) · background: [glossary](../../lessons/glossary.md)
+# · next: [full fine-tuning, intermediate](../intermediate/full-fine-tuning.ipynb)
 #
 # You will
 #
@@ -49,8 +49,8 @@ counts = Counter(names[label] for label in data["test"]["label"])
 print(f"{len(data['test']):,} test texts: ", dict(counts.most_common()))
 
 # %% [markdown]
-# To have many models for little time, MiniLM stays **frozen** (none of its weights change). It turns each wire into 384
-# numbers, its **features**; on these, a logistic regression is trained as the head.
+# To have many models for little time, MiniLM stays **frozen** (none of its weights change). It turns each wire into
+# 384 numbers, its **features**; on these, a logistic regression is trained as the head.
 
 # %%
 import numpy as np
@@ -160,11 +160,11 @@ for p, r in ((0.9, 0.9), (0.9, 0.3), (1.0, 0.05)):
     print(f"precision {p:.2f}, recall {r:.2f}: plain mean {(p + r) / 2:.3f}, F1 {2 * p * r / (p + r):.3f}")
 
 # %% [markdown]
-# It is also **2 x hits / (called + are)**, which exists even if nothing was called so. **Macro-F1** is the plain mean of
-# all topics' F1: each counts the same, however rare.
+# It is also **2 x hits / (called + are)**, which exists even if nothing was called so. **Macro-F1** is the plain mean
+# of all topics' F1: each counts the same, however rare.
 #
-# **Exercise 1, predict.** A lazy "model" always answers `earn`. On all 2,189 test texts (1,083 are `earn`) its accuracy
-# is 0.495. What is its macro-F1 over the eight topics?
+# **Exercise 1, predict.** A lazy "model" always answers `earn`. On all 2,189 test texts (1,083 are `earn`) its
+# accuracy is 0.495. What is its macro-F1 over the eight topics?
 
 # %%
 TODO = lessonkit.TODO
@@ -172,8 +172,8 @@ answer = TODO
 lesson.exercise("lazy-f1").check(answer)
 
 # %% [markdown]
-# **Exercise 2, write code.** Return the macro-F1 of a confusion matrix of any size, a NumPy array. A topic that is never
-# called, or never there, must not break it.
+# **Exercise 2, write code.** Return the macro-F1 of a confusion matrix of any size, a NumPy array. A topic that is
+# never called, or never there, must not break it.
 
 
 # %%
@@ -216,8 +216,8 @@ print(f"accuracy         {accuracy:.6f}")
 # **Micro-F1** pools all hits first. Where each text has one true topic and gets one answer, each mistake is one false
 # alarm and one miss, so micro-F1 *is* accuracy. (With several topics a text, it isn't.)
 #
-# Four "models": the lazy one; a careless one that gets everything right, but calls each `grain` and `ship` wire `crude`; one
-# that counts words (the first lesson's baseline); ours.
+# Four "models": the lazy one; a careless one that gets everything right, but calls each `grain` and `ship` wire
+# `crude`; one that counts words (the first lesson's baseline); ours.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -239,13 +239,13 @@ for name, each in answers.items():
 
 # %% [markdown]
 # The lazy one gets about half right and knows nothing. The careless one never finds two of the eight topics; accuracy
-# hardly notices, since their wires are few. **Report accuracy beside the majority class, and macro-F1 beside both**, or the
-# table of topics.
+# hardly notices, since their wires are few. **Report accuracy beside the majority class, and macro-F1 beside both**,
+# or the table of topics.
 #
 # ## 4. The threshold: precision against recall
 #
-# Say you want an *alarm* for oil news. The head gives `crude` a probability; from which one on do you raise the alarm? We
-# choose on the validation texts: the test texts are for the last measurement.
+# Say you want an *alarm* for oil news. The head gives `crude` a probability; from which one on do you raise the alarm?
+# We choose on the validation texts: the test texts are for the last measurement.
 
 # %%
 crude_scores = {name: probabilities(head, inputs[name])[:, crude] for name in ("validation", "test")}
@@ -285,11 +285,11 @@ _ = interact(show, threshold=FloatSlider(0.5, min=0.01, max=0.95, step=0.01, con
 
 # %% [markdown]
 # (The slider needs a running notebook.) A higher threshold can only lose recall, and mostly gains precision. (Where no
-# alarm is left, precision is drawn as 0.) Which one is right? That is no question about the model, but about the cost of
-# its mistakes.
+# alarm is left, precision is drawn as 0.) Which one is right? That is no question about the model, but about the cost
+# of its mistakes.
 #
 # **Exercise 3, run an experiment.** A missed oil wire costs 10, a false alarm 1. Find a threshold whose cost **on the
-# validation texts** is at most 2 above the lowest possible. Above `answer`, try
+# validation texts** is at most 3 above the lowest possible. Above `answer`, try
 # `print(cost(crude_scores["validation"], is_crude["validation"], 0.5))` with other thresholds.
 
 
@@ -307,9 +307,9 @@ lesson.exercise("alarm").check(answer)
 #
 # ## 5. Why n matters
 #
-# Other test texts would have given another accuracy. How different? The **bootstrap** imitates that: draw n texts out of
-# our n *with replacement* (some come twice, some never), score, and repeat 1,000 times. The middle 95 % of these scores
-# is the **95 % interval**.
+# Other test texts would have given another accuracy. How different? The **bootstrap** imitates that: draw n texts out
+# of our n *with replacement* (some come twice, some never), score, and repeat 1,000 times. The middle 95 % of these
+# scores is the **95 % interval**.
 
 # %%
 right = predicted == true
@@ -333,6 +333,7 @@ ax = lessonkit.plots.curves(
     {"accuracy on the first n texts": (sizes, shares), "accuracy on all": (sizes, [accuracy] * len(sizes))},
     xlabel="n, test texts",
     ylabel="accuracy",
+    title="Shaded: the 95 % interval",
 )
 ax.fill_between(sizes, lows, highs, alpha=0.2)
 ax.set_xscale("log")
@@ -340,8 +341,9 @@ ax.set_xticks(sizes, sizes)
 ax.minorticks_off()
 
 # %% [markdown]
-# The interval shrinks with the square root of n: for half the width you need *four times* the texts. Now let two models
-# compete, ours and counting words, on small test sets. How often does the one that is worse on all texts come out ahead?
+# The interval shrinks with the square root of n: for half the width you need *four times* the texts. Now let two
+# models compete, ours and counting words, on small test sets. How often does the one that is worse on all texts come
+# out ahead?
 
 # %%
 rival = answers["counting words"] == true
@@ -356,22 +358,24 @@ for n in (min(100, len(true)), len(true)):
     print(lessonkit.compare_classifiers(true[:n], first, second, names=("ours", "counting words")))
 
 # %% [markdown]
-# `compare_classifiers` bootstraps the *difference, text by text*, since both models saw the same texts. "can't tell" is an
-# honest answer. And macro-F1, which rests on a handful of `grain` wires?
+# The fewer texts, the nearer to a coin toss. `compare_classifiers` bootstraps the *difference, text by text*, since
+# both models saw the same texts; "can't tell" is an honest answer. And macro-F1, which rests on a handful of `grain`
+# wires?
 
 # %%
 ours = lessonkit.classification_scores(true, predicted, names, majority_label=most_frequent)
 print(ours.details())
 
 # %% [markdown]
-# An interval speaks of other texts *of the same kind*. It knows nothing of next year's wires, nor of another training seed.
+# An interval speaks of other texts *of the same kind*. It knows nothing of next year's wires, nor of another training
+# seed.
 #
 # ## 6. Calibration: does it know how sure it is?
 #
-# The **confidence** is the winner's probability. A model is **calibrated** if, of the answers given with confidence 0.8,
-# 80 % are right. To check, sort the answers into ten bins by confidence, and compare each bin's mean confidence with the
-# share that is right: a **reliability diagram**. The **expected calibration error** (ECE) is the mean gap, weighted by
-# the bins' texts. (Calibrating a prompt, in *prompt tuning*, is another matter.)
+# The **confidence** is the winner's probability. A model is **calibrated** if, of the answers given with confidence
+# 0.8, 80 % are right. To check, sort the answers into ten bins by confidence, and compare each bin's mean confidence
+# with the share that is right: a **reliability diagram**. The **expected calibration error** (ECE) is the mean gap,
+# weighted by the bins' texts. (Calibrating a prompt, in *prompt tuning*, is another matter.)
 
 
 # %%
@@ -424,12 +428,12 @@ def draw(tables, title):
 ax = draw(tables, "Says 0.8: is it right in 80 %?")
 
 # %% [markdown]
-# Above the diagonal a model is **underconfident**: more often right than it says. Below, **overconfident**. The usual cure
-# is a **temperature** T: divide the scores (logits) by T before the softmax. T > 1 makes the model humbler, T < 1
+# Above the diagonal a model is **underconfident**: more often right than it says. Below, **overconfident**. The usual
+# cure is a **temperature** T: divide the scores (logits) by T before the softmax. T > 1 makes the model humbler, T < 1
 # bolder. It is chosen on validation texts, by log loss.
 #
-# **Exercise 4, predict.** Which scores of a model can a temperature change? `"a"` only accuracy and macro-F1, `"b"` these
-# and log loss and calibration error, `"c"` only log loss and calibration error, `"d"` none of the four.
+# **Exercise 4, predict.** Which scores of a model can a temperature change? `"a"` only accuracy and macro-F1, `"b"`
+# these and log loss and calibration error, `"c"` only log loss and calibration error, `"d"` none of the four.
 
 # %%
 answer = TODO
@@ -460,8 +464,8 @@ ax = draw(cured, "With a temperature")
 # %% [markdown]
 # Nearly equal in accuracy, the two heads differed in what their 0.8 meant. (Bins with few texts jump about: n again.)
 # Calibrated probabilities spare you exercise 3's search. With probability p that it is `crude`, no alarm costs 10 p on
-# average, an alarm 1 - p; so raise it from **p = 1/11** on. (This needs `crude`'s own probabilities to be right; ECE looks
-# at winners only.) On the test texts:
+# average, an alarm 1 - p; so raise it from **p = 1/11** on. (This needs `crude`'s own probabilities to be right; ECE
+# looks at winners only.) On the test texts:
 
 # %%
 for name, table in {**tables, **{f"{name}, tempered": table for name, table in cured.items()}}.items():
@@ -473,8 +477,9 @@ for name, table in {**tables, **{f"{name}, tempered": table for name, table in c
 #
 # ## 7. Perplexity: scoring a model that writes
 #
-# A **language model** gives every token a probability to come next. Score it on a real text: how probable was what really
-# came? In **bits**, -log2(p): 1 bit is a coin toss, each further bit halves the probability, so that 1/8 is 3 bits.
+# A **language model** gives every token a probability to come next. Score it on a real text: how probable was what
+# really came? In **bits**, -log2(p): 1 bit is a coin toss, each further bit halves the probability, so that 1/8 is 3
+# bits.
 
 # %%
 from transformers import AutoModelForCausalLM
@@ -503,9 +508,9 @@ print(f"mean {losses.mean():.3f} nats (ln): e to that power  {np.exp(losses.mean
 print(f"1 / geometric mean of the probabilities  {1 / np.exp(-losses).prod() ** (1 / len(losses)):.4f}")
 
 # %% [markdown]
-# Compare the second *sat on the* with the first. **Perplexity** is 2 to the power of the mean, or e to the power of the
-# mean loss in nats (natural logarithms): the model is as unsure as if it chose between so many equally likely tokens.
-# Lower is better, 1 is the least.
+# Compare the second *sat on the* with the first. **Perplexity** is 2 to the power of the mean, or e to the power of
+# the mean loss in nats (natural logarithms): the model is as unsure as if it chose between so many equally likely
+# tokens. Lower is better, 1 is the least.
 #
 # Now passages of Grimm's tales, lower case and letters only, which section 8 needs. The baseline knows how often each
 # token occurs in other tales, and nothing of what stood before it (**unigram model**).
@@ -565,8 +570,8 @@ for unit, count in units.items():
 
 # %% [markdown]
 # One model, one text, three perplexities. A tokenizer that cuts into smaller pieces asks easier questions, and more of
-# them. So **perplexities per token only compare with the same tokenizer, on the same text**. What does compare is the loss
-# per byte of text: **bits per byte**.
+# them. So **perplexities per token only compare with the same tokenizer, on the same text**. What does compare is the
+# loss per byte of text: **bits per byte**.
 #
 # **Exercise 5, write code.** `losses` are a text's token losses in nats, `text` is what these tokens spell. Return the
 # bits per byte.
@@ -580,9 +585,9 @@ def bits_per_byte(losses, text):
 lesson.exercise("bits-per-byte").check(bits_per_byte)
 
 # %% [markdown]
-# Three unigram models cut the same passages into bytes, MiniLM's tokens and SmolLM2's; the fourth row is SmolLM2 itself.
-# Guess: which has the lowest perplexity? (First the check that both tokenizers lose nothing of these texts. On ordinary
-# text, MiniLM's would lose capitals: an easier task.)
+# Three unigram models cut the same passages into bytes, MiniLM's tokens and SmolLM2's; the fourth row is SmolLM2
+# itself. Guess: which has the lowest perplexity? (First the check that both tokenizers lose nothing of these texts. On
+# ordinary text, MiniLM's would lose capitals: an easier task.)
 
 
 # %%
@@ -617,8 +622,8 @@ bits = {name: each.bits_per_byte or np.log2(each.perplexity) for name, each in f
 ax = lessonkit.plots.bars(bits, xlabel="bits per byte", fmt="{:.2f}")
 
 # %% [markdown]
-# Bytes have the lowest perplexity and the most bits per byte: each choice is easy, but there are so many of them. By bits
-# per byte the order is what you would expect, SmolLM2 first.
+# Bytes have the lowest perplexity and the most bits per byte: each choice is easy, but there are so many of them. By
+# bits per byte the order is what you would expect, SmolLM2 first.
 #
 # ## 9. Generated answers
 #
@@ -685,9 +690,9 @@ library = lessonkit.exact_match(
 print(f"\nby hand {np.mean(matches):.3f}; lessonkit: {library}")
 
 # %% [markdown]
-# Read the replies: which would *you* call right? Exact match punishes a correct sentence around the word; *inside* forgives
-# it, and a wrong sentence with the word in it, too. (Does the interval have no width?
-# Section 10 says why not to believe it.)
+# Read the replies: which would *you* call right? Exact match punishes a correct sentence around the word; *inside*
+# forgives it, and a wrong sentence with the word in it, too. (Does the interval have no width? Section 10 says why not
+# to believe it.)
 #
 # **Exercise 6, predict.** Keep all words, articles too: reply *the cat sat on the mat*, reference *the mat sat on the
 # cat*. Token F1 is 1. What is ROUGE-L?
@@ -708,8 +713,8 @@ for kind, reply in {
     print(f"{kind:<12} exact match {mine == wanted:d}, token F1 {f1:.2f}, ROUGE-L {rouge:.2f}")
 
 # %% [markdown]
-# The opposite beats the paraphrase by far. **Overlap counts words, not truth**: use it to compare versions of one model,
-# and read a sample of answers each time.
+# The opposite beats the paraphrase by far. **Overlap counts words, not truth**: use it to compare versions of one
+# model, and read a sample of answers each time.
 #
 # ## 10. What goes wrong
 #
@@ -757,10 +762,10 @@ for name, parameters in {"SmolLM2-135M": 134_515_008, "SmolLM2-1.7B": 1_711_376_
 # 2. A threshold trades precision for recall; the cost of mistakes chooses it.
 # 3. Every score has an interval; four times the texts halve its width. Compare models on the same texts.
 # 4. Calibration: is 0.8 right in 80 %? A temperature mends it and changes no answer.
-# 5. Perplexity is e to the mean loss of a token, and depends on the tokenizer; bits per byte doesn't. Overlap isn't truth.
+# 5. Perplexity depends on the tokenizer, bits per byte doesn't. Overlap with a reference isn't truth.
 #
-# The next cell keeps your result. At laptop or GPU scale it counts towards *Understand evaluation metrics (perplexity,
-# accuracy, F1)*: you have computed all three by hand.
+# The next cell keeps your result. At laptop or GPU scale, with exercises 1, 2 and 5 passed, it earns *Understand
+# evaluation metrics (perplexity, accuracy, F1)*.
 
 # %%
 lesson.record(
@@ -775,13 +780,13 @@ lesson.record(
 )
 
 # %% [markdown]
-# **Check yourself.** A spam filter has accuracy 0.99. What do you ask first? Model A has perplexity 12, model B 18, and
-# their tokenizers differ: which is better?
+# **Check yourself.** A spam filter has accuracy 0.99. What do you ask first? Model A has perplexity 12, model B 18,
+# and their tokenizers differ: which is better?
 #
 # <details><summary>Answers</summary>
 #
-# What share of the mail is spam (always "no spam" may reach 0.99), then recall and precision of spam, and n. And nobody can
-# say: ask for bits per byte on the same text.
+# What share of the mail is spam (always "no spam" may reach 0.99), then recall and precision of spam, and n. And
+# nobody can say: ask for bits per byte on the same text.
 #
 # </details>
 #

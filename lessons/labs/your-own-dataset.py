@@ -81,7 +81,7 @@ print(report)
 #
 # Never believe a report unseen. These are the rows that it means, with their lines in the file:
 
-# %%
+# %% tags=["nbval-check-output"]
 for finding in report.findings:
     for line, text, label in report.examples(finding.name, most=2):
         print(f"{finding.name[:16]:<17}line {line:>4}  [{label}]  {text[:70]!r}")
@@ -91,12 +91,12 @@ for finding in report.findings:
 # (in your table, look at that finding before you believe it), and labels of fewer than four texts can't be learned
 # *and* tested. To leave a cure out, write `but="HTML"`, say.
 
-# %%
+# %% tags=["nbval-check-output"]
 cured = report.cure("label typos", "rare labels", fewest=4)
 print(cured)
 cured.check()  # ends the notebook here, and says why, if there is nothing to train on
 
-# %%
+# %% tags=["nbval-check-output"]
 from collections import Counter
 
 names = cured.dataset.features["label"].names

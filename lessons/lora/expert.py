@@ -37,7 +37,7 @@ SHORT_STEPS = lesson.pick(smoke=2, laptop=30, gpu=150)  # where beginnings are c
 SEEDS = lesson.pick(smoke=[0], laptop=[0, 1, 2], gpu=[0, 1, 2, 3, 4])
 RATES = lesson.pick(smoke=[5e-3], laptop=[2e-3, 5e-3], gpu=[2e-4, 5e-4])  # where beginnings are compared
 LEARNING_RATE = RATES[-1]  # of A and B
-HEAD_RATE = lesson.pick(smoke=3e-2, laptop=3e-2, gpu=1e-3)  # of the head, which is new
+HEAD_RATE = lesson.pick(smoke=1e-2, laptop=1e-2, gpu=1e-3)  # of the head, which is new
 RANK, ALPHA, TARGETS = 8, 16, ["query", "value"]
 
 # %% [markdown]
