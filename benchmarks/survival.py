@@ -157,9 +157,7 @@ def kills(name: str, steps: int, count: int) -> dict[str, Any]:
 
     def train(folder: Path, resume: bool, kill: tuple[int, float] | None = None) -> Callable[[], None]:
         def work() -> None:
-            safety.SHARE_OF_TIME = (
-                1e9  # a checkpoint after every step: else a short training has none to go on from
-            )
+            safety.SHARE_OF_TIME = 1e9  # a checkpoint after every step: there is always one to go on from
             trainer = make_trainer(name, folder, steps)
             if kill:
                 killed_at(trainer, *kill)

@@ -66,7 +66,8 @@ def names():
 def test_checkpointing_and_accumulation_change_no_gradient(names: dict):
     import torch
 
-    exec(statement(LESSON, "gradients"), names)
+    for name in ("set_checkpointing", "gradients"):
+        exec(statement(LESSON, name), names)
     names["model"].train()
     batch = torch.randint(0, 100, (4, 12), generator=torch.Generator().manual_seed(0))
     whole = names["gradients"]([batch])
@@ -75,25 +76,54 @@ def test_checkpointing_and_accumulation_change_no_gradient(names: dict):
     torch.testing.assert_close(names["gradients"](list(batch.chunk(2))), whole, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["adamw_torch_fused", "adamw_8bit"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_the_peak_that_the_lesson_measures_is_the_one_that_is_predicted(names: dict, parts: int):
+def test_the_peak_that_the_lesson_measures_is_the_one_that_is_predicted(names: dict, parts: int, kind: str):
+    import time
+
     import torch
 
-    for name in ("step", "measured_peak"):
+    names |= {"time": time, "AdamW8bit": pytest.importorskip("bitsandbytes").optim.AdamW8bit}
+    for name in ("now", "step", "measured_peak", "make_adamw"):
         exec(statement(LESSON, name), names)
     model = names["model"] = small_decoder(vocab_size=2000).train()
     model.config.use_cache = False
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
+    optimizer = names["make_adamw"](kind, model.parameters(), rate=0.0)
     batch = torch.randint(0, 2000, (8, 64))
     names["step"](model, optimizer, [batch])  # makes the optimiser's states
     before = [weight.clone() for weight in model.parameters()]
     measured = names["measured_peak"](optimizer, list(batch.chunk(parts)))
     sizes = {"batch_size": 8 // parts, "gradient_accumulation_steps": parts, "sequence_length": 64}
     sizes |= {"padding": False, "dtype": "float32"}
-    plan = lessonkit.predict_memory(model.config, "full", optimizer="adamw_torch_fused", **sizes)
+    plan = lessonkit.predict_memory(model.config, "full", optimizer=kind, **sizes)
     assert measured == pytest.approx(plan.live_bytes, rel=0.05)
     # a learning rate of 0 leaves the weights alone, so the switches can be tried on the base model
     assert all(torch.equal(weight, old) for weight, old in zip(model.parameters(), before, strict=True))
+
+
+def test_the_update_of_8_bit_adamw_on_a_cpu_unpacks_the_largest_tensor(names: dict):
+    """Few tokens and a large table: the fullest moment is in the update, as in the lesson's last row."""
+    import time
+
+    import torch
+
+    names |= {"time": time, "AdamW8bit": pytest.importorskip("bitsandbytes").optim.AdamW8bit}
+    for name in ("now", "step", "measured_peak", "make_adamw"):
+        exec(statement(LESSON, name), names)
+    model = names["model"] = small_decoder(vocab_size=20_000).train()
+    model.config.use_cache = False
+    optimizer = names["make_adamw"]("adamw_8bit", model.parameters(), rate=0.0)
+    batch = torch.randint(0, 20_000, (1, 4))
+    names["step"](model, optimizer, [batch])
+    measured = names["measured_peak"](optimizer, [batch])
+    sizes = {"optimizer": "adamw_8bit", "batch_size": 1, "sequence_length": 4, "padding": False}
+    plan, on_gpu = (
+        lessonkit.predict_memory(model.config, "full", dtype="float32", device=device, **sizes)
+        for device in ("cpu", "cuda")
+    )
+    assert plan.peak_phase == "step"
+    assert measured == pytest.approx(plan.live_bytes, rel=0.05)
+    assert on_gpu.live_bytes < 0.8 * plan.live_bytes
 
 
 def test_layer_wise_groups_hold_each_weight_once_and_fall_from_top_to_bottom(names: dict):

@@ -202,7 +202,7 @@ def test_the_worked_answer_to_own_levels_passes(by_hand, matrices):
 def planning() -> dict:
     from transformers import LlamaConfig
 
-    return run_statements({"LlamaConfig": LlamaConfig, "lessonkit": lessonkit}, "SHAPES", "plan")
+    return run_statements({"LlamaConfig": LlamaConfig, "lessonkit": lessonkit}, "SHAPES", "PLANNED", "plan")
 
 
 def test_the_models_have_the_size_they_are_called_by(planning):

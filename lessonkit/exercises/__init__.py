@@ -23,7 +23,7 @@ in words and returns. Modules: ``base`` what all kinds share, ``kinds``, ``funct
 
 from __future__ import annotations
 
-from lessonkit.exercises.bar import Attempt, Bar, share_right
+from lessonkit.exercises.bar import Attempt, Bar, part, share_right
 from lessonkit.exercises.base import RESERVED, TODO, Exercise, Outcome, WrongAnswer
 from lessonkit.exercises.functions import Function
 from lessonkit.exercises.kinds import Choice, Value
@@ -41,5 +41,6 @@ __all__ = [
     "Value",
     "WrongAnswer",
     "load_exercises",
+    "part",
     "share_right",
 ]

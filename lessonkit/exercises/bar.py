@@ -14,7 +14,7 @@ from lessonkit.exercises.sandbox import Ran, code_of, guarded
 from lessonkit.exercises.showing import block, code
 from lessonkit.exercises.surroundings import Printed
 
-__all__ = ["Attempt", "Bar", "share_right"]
+__all__ = ["Attempt", "Bar", "part", "share_right"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,14 @@ def _shows(wrong: WrongAnswer, attempt: Attempt) -> bool:
     if wrong.when is not None:
         return bool(wrong.when(attempt))
     return alike(plain(attempt.answer), plain(wrong.answer(attempt.held_out)))
+
+
+def part(answer: Any, name: str, form: str) -> Any:
+    """What an answer, a dictionary, holds under ``name``. Raises ExerciseError, which says to write ``form``, code."""
+    try:
+        return answer[name]
+    except (TypeError, KeyError, IndexError, ValueError):
+        raise ExerciseError(f"The answer has no `{name}`.", fix=f"write `{form}`") from None
 
 
 def share_right(predicted: Any, labels: list[int]) -> float:

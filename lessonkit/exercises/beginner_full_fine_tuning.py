@@ -16,6 +16,7 @@ from lessonkit.exercises import (
     Function,
     Value,
     WrongAnswer,
+    part,
     share_right,
 )
 
@@ -244,12 +245,11 @@ def _accuracy(answer: Any, validation: _Validation) -> float:
 
 
 def _part(answer: Any, name: str) -> Any:
-    form = '`answer = {"trained_on": mine["text"], "predicted": predict(yours, validation).argmax(-1)}`'
-    try:
-        return answer[name]
-    except (TypeError, KeyError, IndexError, ValueError):
-        what = f"The answer has no `{name}`."
-        raise ExerciseError(what, fix=f"write {form}") from None
+    return part(
+        answer,
+        name,
+        'answer = {"trained_on": mine["text"], "predicted": predict(yours, validation).argmax(-1)}',
+    )
 
 
 def _trained_on(attempt: Attempt) -> list[str]:

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from lessonkit.errors import ExerciseError
-from lessonkit.exercises import Attempt, Bar, Choice, Exercise, Function, Value, WrongAnswer, share_right
+from lessonkit.exercises import (
+    Attempt,
+    Bar,
+    Choice,
+    Exercise,
+    Function,
+    Value,
+    WrongAnswer,
+    part,
+    share_right,
+)
 
 # MiniLM, r = 8; tests/test_lesson_beginner_lora.py counts them anew on the model itself.
 LAYERS, WIDTH, TOPICS, RANK = 6, 384, 8, 8
@@ -162,12 +172,7 @@ def _validation(scale: str) -> _Validation:
 
 
 def _part(answer: Any, name: str) -> Any:
-    form = '`answer = {"model": yours, "predicted": predict(yours, validation).argmax(-1)}`'
-    try:
-        return answer[name]
-    except (TypeError, KeyError, IndexError, ValueError):
-        what = f"The answer has no `{name}`."
-        raise ExerciseError(what, fix=f"write {form}") from None
+    return part(answer, name, 'answer = {"model": yours, "predicted": predict(yours, validation).argmax(-1)}')
 
 
 def _accuracy(answer: Any, validation: _Validation) -> float:

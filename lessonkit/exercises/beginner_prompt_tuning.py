@@ -15,6 +15,7 @@ from lessonkit.exercises import (
     Function,
     Value,
     WrongAnswer,
+    part,
     share_right,
 )
 
@@ -276,11 +277,11 @@ def _validation(scale: str) -> _Validation:
 
 
 def _part(answer: Any, name: str) -> Any:
-    form = '`answer = {"prompt": my_path[-1], "predicted": scores(my_path[-1], validation).argmax(-1)}`'
-    try:
-        return answer[name]
-    except (TypeError, KeyError, IndexError, ValueError):
-        raise ExerciseError(f"The answer has no `{name}`.", fix=f"write {form}") from None
+    return part(
+        answer,
+        name,
+        'answer = {"prompt": my_path[-1], "predicted": scores(my_path[-1], validation).argmax(-1)}',
+    )
 
 
 def _accuracy(answer: Any, validation: _Validation) -> float:

@@ -14,6 +14,7 @@ from lessonkit.exercises import (
     Function,
     Value,
     WrongAnswer,
+    part,
     share_right,
 )
 
@@ -336,11 +337,7 @@ def _validation(scale: str) -> _Validation:
 
 
 def _part(answer: Any, name: str) -> Any:
-    try:
-        return answer[name]
-    except (TypeError, KeyError, IndexError, ValueError):
-        fix = 'write `answer = {"model": yours, "predicted": predicted}`'
-        raise ExerciseError(f"The answer has no `{name}`.", fix=fix) from None
+    return part(answer, name, 'answer = {"model": yours, "predicted": predicted}')
 
 
 def _layers(answer: Any) -> tuple[list[int], int, bool]:

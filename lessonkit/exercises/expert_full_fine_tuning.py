@@ -155,19 +155,32 @@ def _line_by_difference(base, tuned, alpha):
     return {name: value + alpha * (tuned[name] - value) for name, value in base.items()}
 
 
+def _line_by_lerp(base, tuned, alpha):
+    import torch
+
+    return {name: torch.lerp(base[name], tuned[name], alpha) for name in base}
+
+
+def _weights(**values):
+    import torch
+
+    return {name: torch.tensor(each) for name, each in values.items()}
+
+
 def _interpolate() -> Exercise:
     return Function(
         name="interpolate",
         reference=_line,
-        also_right=(_line_by_difference,),
+        also_right=(_line_by_difference, _line_by_lerp),
         because="At 0 it is the base model, at 1 the tuned one; every weight moves along its own straight line.",
         cases=(
-            ({"w": 1.0, "b": -2.0}, {"w": 3.0, "b": 2.0}, 0.5),
-            ({"w": 1.0, "b": -2.0}, {"w": 3.0, "b": 2.0}, 0.25),
-            ({"w": 4.0}, {"w": 1.0}, 0.0),
-            ({"w": 4.0}, {"w": 1.0}, 1.0),
-            ({"a": 0.0, "b": 1.0, "c": 8.0}, {"a": 1.0, "b": 0.0, "c": 4.0}, 0.75),
+            (_weights(w=[1.0, 5.0], b=[-2.0]), _weights(w=[3.0, 4.0], b=[2.0]), 0.5),
+            (_weights(w=[1.0, 5.0], b=[-2.0]), _weights(w=[3.0, 4.0], b=[2.0]), 0.25),
+            (_weights(w=[[4.0, 0.0]]), _weights(w=[[1.0, 1.0]]), 0.0),
+            (_weights(w=[[4.0, 0.0]]), _weights(w=[[1.0, 1.0]]), 1.0),
+            (_weights(a=[0.0], b=[1.0], c=[8.0]), _weights(a=[1.0], b=[0.0], c=[4.0]), 0.75),
         ),
+        tolerance=1e-5,
         source="def interpolate(base, tuned, alpha):\n"
         "    return {name: (1 - alpha) * base[name] + alpha * tuned[name] for name in base}",
         hints=(

@@ -14,6 +14,7 @@ from lessonkit.exercises import (
     Function,
     Value,
     WrongAnswer,
+    part,
     share_right,
 )
 
@@ -132,12 +133,7 @@ def _validation(scale: str) -> _Validation:
 
 
 def _part(answer: Any, name: str) -> Any:
-    form = '`answer = {"model": yours, "predicted": predict(yours, bbc["validation"])}`'
-    try:
-        return answer[name]
-    except (TypeError, KeyError, IndexError, ValueError):
-        what = f"The answer has no `{name}`."
-        raise ExerciseError(what, fix=f"write {form}") from None
+    return part(answer, name, 'answer = {"model": yours, "predicted": predict(yours, bbc["validation"])}')
 
 
 def _share(answer: Any) -> float:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from lessonkit.errors import ExerciseError
-from lessonkit.exercises import Bar, Choice, Exercise, Function, Value, WrongAnswer
+from lessonkit.exercises import Bar, Choice, Exercise, Function, Value, WrongAnswer, part
 
 
 def exercises() -> list[Exercise]:
@@ -324,11 +324,7 @@ LEARNED = 0.85  # so far at least must that of the tales have come down
 
 def _comparison(answer: Any, kind: str) -> Any:
     """The learner's comparison of a model of their own with the untrained one."""
-    try:
-        found = answer[kind]
-    except (TypeError, KeyError, IndexError, ValueError):
-        fix = "replace TODO with `mine`, the dictionary that the task's code makes"
-        raise ExerciseError(f"The answer has no `{kind}`.", fix=fix) from None
+    found = part(answer, kind, "answer = mine")
     from lessonkit.evaluation import Comparison
 
     if not isinstance(found, Comparison) or found.metric != "perplexity":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lessonkit.errors import ExerciseError
-from lessonkit.exercises import Attempt, Bar, Exercise, Function, Value, WrongAnswer, share_right
+from lessonkit.exercises import Attempt, Bar, Exercise, Function, Value, WrongAnswer, part, share_right
 
 # SmolLM2-135M; tests/test_lesson_intermediate_prompt_tuning.py computes these anew.
 TOKENS, LAYERS, HIDDEN, KEY_VALUE_NUMBERS = 20, 30, 576, 3 * 64
@@ -214,12 +214,7 @@ def _validation(scale: str) -> _Validation:
 
 
 def _part(answer: Any, name: str) -> Any:
-    form = f"`{FORM}`"
-    try:
-        return answer[name]
-    except (TypeError, KeyError, IndexError, ValueError):
-        what = f"The answer has no `{name}`."
-        raise ExerciseError(what, fix=f"write {form}") from None
+    return part(answer, name, FORM)
 
 
 def _tokens(attempt: Attempt) -> int:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from lessonkit.errors import ExerciseError
-from lessonkit.exercises import Attempt, Bar, Choice, Exercise, Function, Value, WrongAnswer
+from lessonkit.exercises import Attempt, Bar, Choice, Exercise, Function, Value, WrongAnswer, part
 from lessonkit.exercises.plain import Grid, is_number, plain
 
 # Reuters-R8's official test texts; tests/test_lesson_labs_understanding_metrics.py counts them anew.
@@ -158,6 +158,7 @@ def _macro_f1() -> Exercise:
         [[50, 0, 0], [3, 5, 2], [4, 1, 0]],
         [[6, 0, 4], [2, 3, 0], [0, 0, 9]],
         [[7, 0, 1], [4, 0, 2], [2, 0, 3]],  # the topic in the middle is never called
+        [[7, 1, 2], [0, 0, 0], [3, 2, 4]],  # and here never there
     )
     return Function(
         name="macro-f1",
@@ -256,12 +257,7 @@ def _lowest(scores: Sequence[float], truth: Sequence[bool]) -> int:
 
 
 def _part(answer: Any, name: str) -> Any:
-    try:
-        return answer[name]
-    except (TypeError, KeyError, IndexError, ValueError):
-        what = f"The answer has no `{name}`."
-        fix = 'write `answer = {"threshold": 0.5, "scores": crude_scores["validation"]}`'
-        raise ExerciseError(what, fix=fix) from None
+    return part(answer, name, 'answer = {"threshold": 0.5, "scores": crude_scores["validation"]}')
 
 
 def _threshold(answer: Any) -> float:

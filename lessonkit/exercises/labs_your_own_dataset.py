@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from lessonkit.errors import ExerciseError
-from lessonkit.exercises import Attempt, Bar, Choice, Exercise, Function, Value, WrongAnswer, share_right
+from lessonkit.exercises import (
+    Attempt,
+    Bar,
+    Choice,
+    Exercise,
+    Function,
+    Value,
+    WrongAnswer,
+    part,
+    share_right,
+)
 
 __all__ = ["exercises"]
 
@@ -217,12 +227,9 @@ MORE_THAN_HALF = 1.7  # of what is checked on: all of the larger part are 7/3, h
 
 
 def _field(answer: Any, name: str) -> Any:
-    form = '`{"half": half, "check": check, "predicted": predict(half_model, check).argmax(-1)}`'
-    try:
-        return answer[name]
-    except (TypeError, KeyError, IndexError, ValueError):
-        what = f"The answer has no `{name}`."
-        raise ExerciseError(what, fix=f"write {form}") from None
+    return part(
+        answer, name, '{"half": half, "check": check, "predicted": predict(half_model, check).argmax(-1)}'
+    )
 
 
 def _column(answer: Any, part: str, name: str) -> list:

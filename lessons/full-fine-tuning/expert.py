@@ -30,8 +30,8 @@ lesson = lessonkit.start("expert/full-fine-tuning")
 MODEL = lesson.pick(smoke="smollm2", laptop="smollm2", gpu="HuggingFaceTB/SmolLM2-360M-Instruct")
 LENGTH = lesson.pick(smoke=32, laptop=128, gpu=512)  # tokens in a row
 BATCH_SIZE = lesson.pick(smoke=2, laptop=4, gpu=4)  # rows in a step
-STEPS = lesson.pick(smoke=2, laptop=30, gpu=200)  # of a training
-FEW_STEPS = lesson.pick(smoke=1, laptop=8, gpu=50)  # of each optimiser in section 4
+STEPS = lesson.pick(smoke=2, laptop=24, gpu=200)  # of a training
+FEW_STEPS = lesson.pick(smoke=1, laptop=6, gpu=50)  # of each optimiser in section 4
 ROWS = lesson.pick(smoke=4, laptop=16, gpu=16)  # validation rows of tales; twice as many to test
 LEARNING_RATE = lesson.pick(smoke=1e-4, laptop=1e-4, gpu=5e-5)
 REPEATS = lesson.pick(smoke=2, laptop=20, gpu=50)  # of a timed call
@@ -79,9 +79,9 @@ parameters = sum(weight.numel() for weight in base.values())
 print(f"{parameters:,} parameters")
 
 # %%
-SUBJECTS = "the moon, bread, a bicycle, salt, the Nile, a library, chess, rust, honey, an atlas, a bank, yeast, glass"
-SUBJECTS += (
-    ", a compass, tea, a volcano, silk, a calendar, the heart, a bridge, snow, a piano, oil, a passport"
+SUBJECTS = (
+    "the moon, bread, a bicycle, salt, the Nile, a library, chess, rust, honey, an atlas, a bank, yeast, glass, "
+    "a compass, tea, a volcano, silk, a calendar, the heart, a bridge, snow, a piano, oil, a passport"
 )
 ASKS = ("What is {}?", "Give me a tip about {}.", "Why is {} useful?")
 questions = [ASKS[at % 3].format(each) for at, each in enumerate(SUBJECTS.split(", "))]
@@ -104,6 +104,7 @@ def answered(question):
     return {"input_ids": out, "labels": [-100] * start + out[start:]}
 
 
+# %%
 answers = [answered(question) for question in questions[: 3 * ROWS // 2]]
 validation["answers"], test["answers"] = answers[: ROWS // 2], answers[ROWS // 2 :]
 before = {kind: lessonkit.perplexity(model, test[kind], name="base model") for kind in test}
@@ -112,7 +113,7 @@ for kind, found in before.items():
 print(f"\n{questions[0]} {tokenizer.decode(answers[0]['input_ids'][-(LENGTH // 4) :])!r}")
 
 # %% [markdown]
-# Those two perplexities are the baselines: training shall lower the first; the second shows what it costs. (It is
+# Those two perplexities are the baselines: training shall lower the first; the second shows what it costs. (It is so
 # low because the answers are the model's own.)
 #
 # Before the first step, the bill. AdamW in float32 keeps, for every parameter, the weight, the gradient, and two
@@ -133,18 +134,31 @@ lesson.exercise("bill").check(answer)
 
 
 # %%
+import time
+
+
+def now():
+    """Seconds on a clock, after the device has done all that it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def step(model, optimizer, batches, autocast=bf16):
-    """One optimiser step over equal micro-batches; the mean loss."""
+    """One optimiser step over equal micro-batches: seconds for the gradients, and for the update."""
+    start = now()
     for batch in batches:
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
             loss = model(input_ids=batch, labels=batch).loss / len(batches)
         loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    middle = now()
     optimizer.step()
     optimizer.zero_grad()
-    return loss.item() * len(batches)
+    return middle - start, now() - middle
 
 
+# %%
 def measured_peak(optimizer, batches, autocast=bf16):
     """Bytes of all tensors alive at the fullest moment of a step."""
     if device == "cuda":
@@ -152,12 +166,10 @@ def measured_peak(optimizer, batches, autocast=bf16):
         step(model, optimizer, batches, autocast)
         return torch.cuda.max_memory_allocated()
     states = [value for state in optimizer.state.values() for value in state.values()]
-    there = sum(
-        each.nbytes for each in [*model.parameters(), *model.buffers(), *states] if torch.is_tensor(each)
-    )
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as seen:
+    before = [*model.parameters(), *model.buffers(), *states]
+    there = sum(each.nbytes for each in before if torch.is_tensor(each))
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as seen:
         step(model, optimizer, batches, autocast)
     live = highest = 0
     for event in seen.profiler.kineto_results.events():
@@ -168,10 +180,12 @@ def measured_peak(optimizer, batches, autocast=bf16):
 
 
 # %% [markdown]
+# *Here ends the first focus session.*
+#
 # ## 2. Four switches
 #
-# - **Mixed precision** (`bf16=True`): matrix products in 16 bits, weights and AdamW's states still in 32. On a
-#   machine without bf16 units it stays off here, and the row repeats the first.
+# - **Mixed precision** (`bf16=True`): matrix products in 16 bits, weights and AdamW's states still in 32. Where the
+#   machine has no bf16 units (see the top) it stays off here, and the row repeats the first.
 # - **Gradient checkpointing** (or *activation checkpointing*): keep only each layer's input, and run the layer again
 #   in the backward pass.
 # - **Accumulation**: two micro-batches of half the size, one optimiser step.
@@ -180,8 +194,6 @@ def measured_peak(optimizer, batches, autocast=bf16):
 # Which saves most at this batch and length? Note your guess.
 
 # %%
-import time
-
 from bitsandbytes.optim import AdamW8bit
 
 batch = torch.tensor([row["input_ids"] for row in train_rows[:BATCH_SIZE]], device=device)
@@ -194,9 +206,17 @@ SWITCHES = {  # autocast, checkpointing, micro-batches, optimiser
     "8-bit AdamW": (False, False, [batch], "adamw_8bit"),
     "all four": (bf16, True, halves, "adamw_8bit"),
 }
-parts, measured, seconds = {}, {}, {}
-for name, (autocast, checkpointing, batches, kind) in SWITCHES.items():
-    plan = lessonkit.predict_memory(
+
+
+def make_adamw(kind, groups, rate=LEARNING_RATE):
+    if kind == "adamw_8bit":
+        return AdamW8bit(groups, lr=rate, weight_decay=0.0)
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=0.0, fused=True)
+
+
+# %%
+def predicted(autocast, checkpointing, batches, kind):
+    return lessonkit.predict_memory(
         model.config,
         "full",
         batch_size=len(batches[0]),
@@ -208,27 +228,28 @@ for name, (autocast, checkpointing, batches, kind) in SWITCHES.items():
         gradient_checkpointing=checkpointing,
         optimizer=kind,
     )
+
+
+def set_checkpointing(on):
+    model.activation_checkpointing_enable() if on else model.activation_checkpointing_disable()
+
+
+# %%
+parts, measured = {}, {}
+model.train()
+for name, (autocast, checkpointing, batches, kind) in SWITCHES.items():
+    plan = predicted(autocast, checkpointing, batches, kind)
     parts[name] = {part: size / 2**30 for part, size in plan.breakdown.items() if part != "allocator"}
-    if checkpointing:
-        model.activation_checkpointing_enable()
-    else:
-        model.activation_checkpointing_disable()
-    model.train()
-    optimizer = (
-        AdamW8bit(model.parameters(), lr=0.0, weight_decay=0.0)
-        if kind == "adamw_8bit"
-        else torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
-    )
+    set_checkpointing(checkpointing)
+    optimizer = make_adamw(kind, model.parameters(), rate=0.0)  # the weights stay where they are
     step(model, optimizer, batches, autocast)  # the first step makes the optimiser's states
-    start = time.perf_counter()
-    step(model, optimizer, batches, autocast)
-    seconds[name] = time.perf_counter() - start
+    gradient_seconds, update_seconds = step(model, optimizer, batches, autocast)
     measured[name] = measured_peak(optimizer, batches, autocast)
-    predicted = sum(parts[name].values())
     print(
-        f"{name:<16} predicted {predicted:.2f} GiB, measured {measured[name] / 2**30:.2f} GiB, "
-        f"{seconds[name]:.2f} s a step"
+        f"{name:<16} predicted {plan.live_bytes / 2**30:.2f} GiB, measured {measured[name] / 2**30:.2f}; "
+        f"gradients {gradient_seconds:.2f} s, update {update_seconds:.2f} s; fullest: {plan.peak_phase}"
     )
+del optimizer
 
 # %%
 ax = lessonkit.plots.stacked_bars(
@@ -241,8 +262,13 @@ ax = lessonkit.plots.stacked_bars(
 # %% [markdown]
 # Read the bars by their parts. With these few tokens, weights and states are most of the bill, so the optimiser is
 # the switch that saves most, and checkpointing has less to save; with long rows it is the other way round. Mixed
-# precision saves time and hardly any memory: its smaller activations are paid for with a 16-bit copy of each weight.
-# Accumulation halves the activations, but the first half's gradients must be held while the second half runs.
+# precision saves time (where it is on) and no memory: its smaller activations are paid for with a 16-bit copy of each
+# weight. Checkpointing pays with a second forward pass. Accumulation halves the activations, but the first half's
+# gradients must be held while the second half runs.
+#
+# And 8-bit AdamW's update: for GPUs it is one fused kernel. On a CPU, bitsandbytes unpacks both averages of a tensor to
+# float32, and then finds the nearest of 256 levels for every number again. That takes the seconds of its rows, and
+# moves the last row's fullest moment into the update ("step"), where the embeddings, the largest tensor, are unpacked.
 #
 # Do the switches change what is learned? Checkpointing computes the same numbers twice, and accumulation adds the
 # same gradients in another order. Proof, on a tenth of all gradients:
@@ -250,12 +276,11 @@ ax = lessonkit.plots.stacked_bars(
 
 # %%
 def gradients(batches, checkpointing=False):
-    if checkpointing:
-        model.activation_checkpointing_enable()
+    set_checkpointing(checkpointing)
     model.zero_grad()
     for each in batches:
         (model(input_ids=each, labels=each).loss / len(batches)).backward()
-    model.activation_checkpointing_disable()
+    set_checkpointing(False)
     found = torch.cat([weight.grad.flatten()[::10] for weight in model.parameters()])  # every tenth will do
     model.zero_grad()
     return found
@@ -299,10 +324,11 @@ import numpy as np
 
 size = whole[whole != 0].abs().cpu()
 figure, ax = plt.subplots(figsize=(6.5, 3.2))
-ax.hist(size.log2().numpy(), bins=120, range=(-60, 0), color="0.6")
-for power, text in {-24: "float16:\nsmallest", -14: "float16:\nfull precision"}.items():
+ax.hist(size.log2().numpy(), bins=120, range=(-45, 0), color="0.6")
+ax.margins(y=0.35)
+for power, text, side in ((-24, "float16's\nsmallest ", "right"), (-14, " below: fewer\n digits", "left")):
     ax.axvline(power, color="C3")
-    ax.text(power + 0.4, ax.get_ylim()[1] * 0.8, text, fontsize=8, color="C3")
+    ax.text(power, ax.get_ylim()[1] * 0.97, text, fontsize=9, color="C3", ha=side, va="top")
 ax.set(xlabel="gradient, log2 of its size", ylabel="how many", yticks=[], title="The gradients of one step")
 plt.show()
 
@@ -336,7 +362,7 @@ for dtype, scale in ((torch.float16, 1), (torch.float16, 2**16), (torch.float16,
 answer = TODO
 lesson.exercise("thousand-steps").check(answer)
 
-# %% tags=["nbval-check-output"]
+# %%
 for dtype in (torch.float32, torch.bfloat16):
     weight = torch.tensor(0.1, dtype=dtype)
     for _ in range(1000):
@@ -395,6 +421,7 @@ def judge(name):
     return {kind: lessonkit.perplexity(model, validation[kind], name=name) for kind in validation}
 
 
+# %%
 def state_bytes(optimizer):
     held = [value for state in optimizer.state.values() for value in state.values()]
     return sum(value.nbytes for value in held if torch.is_tensor(value)) / parameters
@@ -404,18 +431,20 @@ MAKERS = {
     "Adafactor": lambda groups: Adafactor(
         groups, lr=LEARNING_RATE, scale_parameter=False, relative_step=False, warmup_init=False
     ),
-    "8-bit AdamW": lambda groups: AdamW8bit(groups, lr=LEARNING_RATE, weight_decay=0.0),
-    "AdamW": lambda groups: torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=0.0, fused=True),
+    "8-bit AdamW": lambda groups: make_adamw("adamw_8bit", groups),
+    "AdamW": lambda groups: make_adamw("adamw_torch_fused", groups),
 }
+
+# %%
 restart()
 untrained = judge("base model")
 judged = {}
 for name, make in MAKERS.items():
     restart()
     optimizer = make(list(model.parameters()))
-    start = time.perf_counter()
+    start = now()
     train(optimizer, FEW_STEPS)
-    spent = time.perf_counter() - start
+    spent = now() - start
     judged[name] = judge(name)
     print(
         f"{name:<12} {state_bytes(optimizer):5.2f} bytes of states a parameter, {spent:4.0f} s, "
@@ -429,13 +458,12 @@ for name in ("8-bit AdamW", "Adafactor"):
 
 # %% [markdown]
 # The intervals say whether these rows can tell the optimisers apart; another order of the rows would move the
-# figures as well. What is beyond doubt is the column of bytes. (Beyond two bytes, the 8-bit states are mostly
-# scales: 4 bytes for every 256 numbers. Tensors below 4,096 numbers stay in 32 bits. Seconds tell of this machine
-# alone: bitsandbytes' 8-bit step is made for GPUs, and slow on a CPU.)
+# figures as well. What is beyond doubt is the column of bytes. (The scales are what 8-bit AdamW has beyond two.)
 #
 # Now the training that the rest of this notebook is about: AdamW, `STEPS` steps.
 
 # %%
+del optimizer  # its states would lie beside the next one's
 restart()
 with lessonkit.measure() as used:
     train(MAKERS["AdamW"](list(model.parameters())))
@@ -511,6 +539,7 @@ def layer_seconds(module):
     return first, float(np.median(np.diff(times)))
 
 
+# %%
 compiled = torch.compile(layer, backend=lesson.pick(smoke="aot_eager", laptop="inductor", gpu="inductor"))
 _, eager_seconds = layer_seconds(layer)
 try:
@@ -574,21 +603,26 @@ for alpha in ALPHAS:
 print(f"layer-wise: tales {layered['tales'].perplexity:6.2f}, answers {layered['answers'].perplexity:6.2f}")
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
 for ax, kind in zip(axes, validation):
     values = [dial[alpha][kind] for alpha in ALPHAS]
-    ax.plot(ALPHAS, values, "o-", label="measured")
-    ax.plot([0, 1], [values[0], values[-1]], "--", color="0.6", label="straight line")
-    ax.set(xlabel="alpha: 0 is the base model, 1 the tuned one", ylabel="perplexity", title=kind)
-    ax.legend(frameon=False)
-plt.tight_layout()
+    lines = {"measured": (ALPHAS, values), "straight line": ([0, 1], [values[0], values[-1]])}
+    lessonkit.plots.curves(lines, xlabel="alpha: 0 base, 1 tuned", ylabel="perplexity", title=kind, ax=ax)
+trade = {
+    "the dial, by alpha": tuple([dial[alpha][kind] for alpha in ALPHAS] for kind in validation),
+    "layer-wise rates": tuple([layered[kind].perplexity] for kind in validation),
+}
+names = {"xlabel": "perplexity of tales", "ylabel": "perplexity of answers"}
+lessonkit.plots.curves(trade, **names, title="lower left is better", ax=axes[2])
+for alpha in ALPHAS:
+    axes[2].annotate(f" {alpha:g}", (dial[alpha]["tales"], dial[alpha]["answers"]), va="bottom")
 plt.show()
 
 # %% [markdown]
 # Where the curve lies below the straight line, the average is better than its share: most of the new skill comes in
 # the first part of the way, and most of the forgetting in the last. So there is a point that keeps most of the gain
-# at a fraction of the price. (Compare section 5's training with the points of the dial: is any better on both?) We
-# choose on validation rows: the largest part of the gain less the price.
+# at a fraction of the price. In the third picture, is section 5's training below the dial's line? If not, averaging
+# did as well without a training of its own. We choose on validation rows: the largest part of the gain less the price.
 
 
 # %%

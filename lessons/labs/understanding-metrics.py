@@ -486,6 +486,11 @@ from transformers import AutoModelForCausalLM
 
 tokenizer = lessonkit.load_tokenizer(DECODER)
 decoder = lessonkit.load_model(DECODER, AutoModelForCausalLM).to(device).eval()
+START = "<|endoftext|>"  # stood between two texts in its training: a place to begin from
+
+
+def cut(text):
+    return tokenizer(START + text)["input_ids"]
 
 
 @torch.inference_mode()
@@ -496,11 +501,11 @@ def token_losses(ids):
     return -logs[range(len(ids) - 1), ids[1:]].double().numpy()  # row t foretells token t + 1
 
 
-ids = tokenizer("The cat sat on the mat, and the dog sat on the moon.")["input_ids"]
+ids = cut("The cat sat on the mat, and the dog sat on the moon.")
 losses = token_losses(ids)
 bits = losses / np.log(2)
-pieces = [f"{place}: {tokenizer.decode([id])!r}" for place, id in enumerate(ids, 1)]
-ax = lessonkit.plots.bars(dict(zip(pieces[1:], bits)), xlabel="surprise in bits", fmt="{:.1f}")
+pieces = [f"{place}: {tokenizer.decode([id])!r}" for place, id in enumerate(ids[1:], 1)]
+ax = lessonkit.plots.bars(dict(zip(pieces, bits)), xlabel="surprise in bits", fmt="{:.1f}")
 
 # %%
 print(f"mean {bits.mean():.3f} bits: 2 to that power       {2 ** bits.mean():.4f}")
@@ -508,9 +513,9 @@ print(f"mean {losses.mean():.3f} nats (ln): e to that power  {np.exp(losses.mean
 print(f"1 / geometric mean of the probabilities  {1 / np.exp(-losses).prod() ** (1 / len(losses)):.4f}")
 
 # %% [markdown]
-# Compare the second *sat on the* with the first. **Perplexity** is 2 to the power of the mean, or e to the power of
-# the mean loss in nats (natural logarithms): the model is as unsure as if it chose between so many equally likely
-# tokens. Lower is better, 1 is the least.
+# Compare *moon* with *mat*, and the second *on* with the first. **Perplexity** is 2 to the power of the mean, or e to
+# the power of the mean loss in nats (natural logarithms): the model is as unsure as if it chose between so many equally
+# likely tokens. Lower is better, 1 is the least.
 #
 # Now passages of Grimm's tales, lower case and letters only, which section 8 needs. The baseline knows how often each
 # token occurs in other tales, and nothing of what stood before it (**unigram model**).
@@ -540,10 +545,6 @@ def rows(texts, cut):
 
 
 # %%
-def cut(text):
-    return tokenizer(text)["input_ids"]
-
-
 test_rows = rows(test_passages, cut)
 unigram = unigram_perplexity(
     rows(train_passages, cut), test_rows, vocabulary_size=len(tokenizer), tokenizer=tokenizer
@@ -562,9 +563,9 @@ print(f"by hand {np.exp(losses.mean()):.4f}, by lessonkit {model_scores.perplexi
 # The same summed loss, shared out among tokens, words and bytes:
 
 # %%
-spelt = [tokenizer.decode(ids[1:]) for ids in test_rows["input_ids"]]  # a passage's first token has no loss
-text_bytes = sum(len(text.encode()) for text in spelt)
-units = {"token": len(losses), "word": sum(len(text.split()) for text in spelt), "byte": text_bytes}
+text_bytes = sum(len(text.encode()) for text in test_passages)
+text_words = sum(len(text.split()) for text in test_passages)
+units = {"token": len(losses), "word": text_words, "byte": text_bytes}
 for unit, count in units.items():
     print(f"per {unit:<6}{count:>6,} of them: perplexity {np.exp(losses.sum() / count):>8.2f}")
 
@@ -592,17 +593,17 @@ lesson.exercise("bits-per-byte").check(bits_per_byte)
 
 # %%
 def cut_by_minilm(text):
-    return wordpieces(text, add_special_tokens=False)["input_ids"]  # without [CLS] and [SEP]
+    return wordpieces(text)["input_ids"][:-1]  # [CLS] to begin from, and no [SEP]
 
 
 cuts = {  # how to cut, how many different pieces there are, the tokenizer
-    "bytes": (lambda text: list(text.encode()), 256, None),
+    "bytes": (lambda text: [0, *text.encode()], 256, None),  # 0 to begin from
     "MiniLM's": (cut_by_minilm, len(wordpieces), wordpieces),
     "SmolLM2's": (cut, len(tokenizer), tokenizer),
 }
 for name in ("MiniLM's", "SmolLM2's"):
     cut_into, _, cutter = cuts[name]
-    kept = sum(cutter.decode(cut_into(text)) == text for text in test_passages)
+    kept = sum(cutter.decode(cut_into(text)[1:]) == text for text in test_passages)
     print(f"{name} tokens spell {kept} of {len(test_passages)} passages exactly")
 
 # %%

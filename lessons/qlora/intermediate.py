@@ -49,9 +49,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 device, bf16, fp16 = lesson.hardware.device, lesson.hardware.bf16, lesson.hardware.fp16
-DTYPE = getattr(
-    torch, lesson.hardware.dtype
-)  # of frozen weights: 16 bits where the hardware computes in them
+DTYPE = getattr(torch, lesson.hardware.dtype)  # 16 bits where the hardware computes in them, else 32
 
 
 def load_base(quantization=None):
@@ -65,6 +63,7 @@ def load_base(quantization=None):
     return model if quantization else model.to(device)
 
 
+# %%
 base = load_base()
 linear = [
     (name, module)
@@ -420,6 +419,7 @@ quantization = BitsAndBytesConfig(
 )
 
 
+# %%
 def four_bit_bytes(model):
     """Bytes of the 4-bit layers by what they are for, and how many weights these layers have."""
     held, count = {"codes": 0, "scales": 0, "scales of scales": 0, "lookup tables": 0}, 0
@@ -452,18 +452,19 @@ sizes = {
     "QLoRA's base": {"matrices": sum(held.values()), "everything else": rest},
 }
 sizes = {name: {part: size / 2**20 for part, size in each.items()} for name, each in sizes.items()}
-ax = lessonkit.plots.stacked_bars(sizes, xlabel="MiB of weights", fmt="{:.0f}")
+title = f"in {lesson.hardware.dtype}; QLoRA's matrices in NF4"
+ax = lessonkit.plots.stacked_bars(sizes, xlabel="MiB of weights", fmt="{:.0f}", title=title)
 
 # %% [markdown]
-# "Four times smaller" holds for the matrices, against 16 bits. The rest is mostly embeddings, and the smaller the model,
-# the more they weigh.
+# "Four times smaller" holds for the matrices, against 16 bits; where LoRA's base is in 32, as on a CPU without bf16
+# units, it is eight. The rest is mostly embeddings, and the smaller the model, the more they weigh.
 #
 # *Here ends the third focus session.*
 #
 # ## 5. QLoRA beside LoRA
 #
 # The same adapter, texts, steps and seed over two bases. In each layer, forwards and backwards, QLoRA unpacks the codes
-# into 16-bit weights, multiplies, and throws these away. Guess: which is faster?
+# into ordinary weights, multiplies, and throws these away. Guess: which is faster?
 
 # %%
 from peft import LoraConfig, get_peft_model
@@ -583,8 +584,8 @@ for name, scores in (("LoRA", lora_scores), ("QLoRA", qlora_scores)):
     print(f"{name:<8}{size:>6.0f} MiB{peak:>13.0f} MiB{step:>8.2f} s{scores.perplexity:>13.2f}")
 
 # %% [markdown]
-# More than half of the weights' bytes are saved, and a small part of the peak: activations and the logits of a large
-# vocabulary stay. For a model this small, a poor bargain.
+# More than half of the weights' bytes are saved, and a far smaller share of the peak: activations and the logits of a
+# large vocabulary stay. For a model this small, a poor bargain.
 #
 # ## 6. Plan a model that you can't load
 #
@@ -608,12 +609,15 @@ SHAPES = {
 }
 
 
+PLANNED = {"r": 16, "target_modules": "all-linear", "device": "cuda", "gradient_checkpointing": True}
+
+
 def plan(shape, technique, batch_size=1, length=1024, **more):
-    options = {"r": 16, "target_modules": "all-linear", "device": "cuda", "gradient_checkpointing": True}
-    options |= {"batch_size": batch_size, "sequence_length": length} | more
+    options = PLANNED | {"batch_size": batch_size, "sequence_length": length} | more
     return lessonkit.predict_memory(SHAPES[shape], technique, **options)
 
 
+# %%
 def plan_all(batch_size, length):
     for shape in SHAPES:
         for technique in ("lora", "qlora"):
@@ -663,20 +667,17 @@ from lessonkit.memory.gpus import room_bytes
 
 MINE = "T4 (16 GB)"  # or another key of GPUS
 room = room_bytes(lesson.hardware) if device == "cuda" else GPUS[MINE] * 2**30 - CONTEXT_BYTES
-for technique in lesson.pick(smoke=["qlora"], laptop=["lora", "qlora"], gpu=["lora", "qlora"]):
-    rows = lessonkit.memory.largest_batch(
-        SHAPES["7B"],
-        int(room),
-        technique,
-        r=16,
-        target_modules="all-linear",
-        sequence_length=1024,
-        device="cuda",
-        gradient_checkpointing=True,
-    )
-    print(f"7B, {technique}, 1,024 tokens, in {room / 2**30:.1f} GiB: largest batch {rows}")
+print(f"batches of 1,024 tokens, in {room / 2**30:.1f} GiB")
+for shape in lesson.pick(smoke=["7B"], laptop=SHAPES, gpu=SHAPES):
+    for technique in ("lora", "qlora"):
+        rows = lessonkit.memory.largest_batch(
+            SHAPES[shape], int(room), technique, **PLANNED, sequence_length=1024
+        )
+        print(f"{shape:>3} {technique:<6}largest batch {rows}")
 
 # %% [markdown]
+# 0 means that not even one row fits: then a larger GPU, several, or a smaller model.
+#
 # **Exercise 5, decide.** 7B, LoRA in bfloat16, batch 8 of 2,048 tokens, *no* gradient checkpointing: out of memory on
 # 80 GB. Which one change cures it? `"a"` QLoRA, `"b"` gradient checkpointing, `"c"` rank 4 in place of
 # 16, `"d"` an 8-bit optimiser.
@@ -725,8 +726,8 @@ except ValueError as error:
     print(f"ValueError: {str(error).split('. ')[0]}.")
 
 # %% [markdown]
-# The cure: `dtype` and `bnb_4bit_compute_dtype` when loading. **A silent one, on CPUs only**: one evaluation, and no
-# gradient passes any more. A bare layer, without the switch that `lessonkit.load_model` sets:
+# The cure: `dtype` and `bnb_4bit_compute_dtype` when loading. **A silent one, on CPUs with AVX-512 bf16 only**: one
+# evaluation, and no gradient passes any more. A bare layer, without the switch that `lessonkit.load_model` sets:
 
 # %%
 import warnings
@@ -737,9 +738,7 @@ x = torch.randn(4, 128, device=device, requires_grad=True)
 
 def gradient_norm():
     x.grad = None
-    with warnings.catch_warnings(
-        record=True
-    ):  # the second time, PyTorch warns of an operation without gradient
+    with warnings.catch_warnings(record=True):  # PyTorch warns of an operation without gradient
         layer.train()(x).square().sum().backward()
     return 0.0 if x.grad is None else float(x.grad.norm())
 
@@ -750,16 +749,17 @@ with torch.no_grad():
 print(f"gradient before an evaluation {first:.1f}, after it {gradient_norm():.1f}")
 
 # %% [markdown]
-# Where the second number is 0, the CPU has AVX-512 bf16: bitsandbytes has repacked the weights for fast inference, and
-# nothing flows back through them. Adapters in lower layers then hardly train, and the loss just stops falling. The
-# cure: `support_avx512bf16_for_cpu = False` on every 4-bit layer, before the first evaluation; `lessonkit.load_model` does
-# that. **The usual recipe on a small model**:
-# `prepare_model_for_kbit_training` casts all that isn't quantised to float32. Predicted for our step, in MiB:
+# Where the second number is 0, bitsandbytes has repacked the weights for fast inference, and nothing flows back through
+# them. Adapters in lower layers then hardly train, and the loss just stops falling. The cure:
+# `support_avx512bf16_for_cpu = False` on every 4-bit layer, before the first evaluation; `lessonkit.load_model` does that.
+# **The usual recipe on a small model**: `prepare_model_for_kbit_training` casts all that isn't quantised to float32.
+# Predicted for our step in bfloat16, in MiB:
 
 # %%
-print(f"LoRA                         {predicted('lora'):,.0f}")
-print(f"QLoRA                        {predicted('qlora'):,.0f}")
-print(f"QLoRA, prepared for k bits   {predicted('qlora', prepare_for_kbit_training=True):,.0f}")
+in_bf16 = {"dtype": "bfloat16", "mixed_precision": True}
+print(f"LoRA                         {predicted('lora', **in_bf16):,.0f}")
+print(f"QLoRA                        {predicted('qlora', **in_bf16):,.0f}")
+print(f"QLoRA, prepared for k bits   {predicted('qlora', prepare_for_kbit_training=True, **in_bf16):,.0f}")
 
 # %% [markdown]
 # In float32, embeddings and output layer cost more than 4 bits had saved. On a large model the cast hardly counts, and
