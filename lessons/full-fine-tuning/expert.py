@@ -10,7 +10,7 @@
 # You will be able to say where every byte and every second of a training step goes, make both smaller one switch
 # at a time, and turn a dial between what a model has learned and what it knew before.
 #
-# **120 minutes**, five focus sessions (4 minutes are training, on 2 CPU cores) · **expert** · before this:
+# **120 minutes**, five focus sessions (4 to 6 minutes are training, on 2 CPU cores) · **expert** · before this:
 # [full fine-tuning, intermediate](../intermediate/full-fine-tuning.ipynb) and
 # [adapters, intermediate](../intermediate/adapters.ipynb) · background:
 # [the guide to full fine-tuning](../../lessons/full-fine-tuning/guide.md) · next: [LoRA, expert](lora.ipynb)
