@@ -31,7 +31,6 @@ from lessonkit.hardware import Hardware
 TECHNIQUES = ("full", "lora", "qlora", "prompt", "adapters")
 RANK, VIRTUAL_TOKENS = 8, 20
 CLASSES, TALES = "reuters-r8", "grimm-tales"
-VALIDATION = 485  # of R8's 5,485 training texts; rates are chosen on them, never on the test split
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,9 @@ class Task:
     """One task and its budget.
 
     model: the asset. rates: learning rates to choose from, by technique. texts, tune_texts: training rows of a run and of a
-    run of the search. length: tokens of a row. batch, epochs: of a run. targets: LoRA's modules. bottleneck: adapters' size.
+    run of the search. validation_texts: rows of the training split kept apart, on which rates are chosen, never on the
+    test split. test_texts: rows of the test split that are scored. length: tokens of a row. batch, epochs: of a run.
+    targets: LoRA's modules. bottleneck: adapters' size.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Task:
     rates: dict[str, tuple[float, ...]]
     texts: int
     tune_texts: int
+    validation_texts: int
+    test_texts: int
     length: int
     batch: int
     epochs: int
@@ -65,8 +68,10 @@ TASKS = {
             "prompt": (1e-2, 3e-2, 1e-1),
             "adapters": (1e-3, 2e-3, 5e-3),
         },
-        texts=5000,
-        tune_texts=1600,
+        texts=1600,
+        tune_texts=480,
+        validation_texts=485,
+        test_texts=2189,
         length=40,
         batch=16,
         epochs=2,
@@ -83,9 +88,11 @@ TASKS = {
             "prompt": (1e-2, 3e-2, 1e-1),
             "adapters": (5e-4, 1e-3, 2e-3),
         },
-        texts=320,
-        tune_texts=128,
-        length=64,
+        texts=144,
+        tune_texts=56,
+        validation_texts=48,
+        test_texts=96,
+        length=48,
         batch=8,
         epochs=1,
         targets="all-linear",
@@ -104,19 +111,22 @@ def texts(task: Task, seed: int, tuning: bool) -> tuple[Any, Any]:
     if task.model == "minilm":
         data = lessonkit.load_dataset(CLASSES)
         held = data["train"].shuffle(seed=1234)  # the same validation texts for every seed
-        validation, train = held.select(range(VALIDATION)), held.select(range(VALIDATION, len(held)))
-        chosen = (train.shuffle(seed=seed).select(range(rows)), validation if tuning else data["test"])
+        validation = held.select(range(task.validation_texts))
+        train = held.select(range(task.validation_texts, len(held)))
+        scored = validation if tuning else data["test"].select(range(task.test_texts))
+        chosen = (train.shuffle(seed=seed).select(range(rows)), scored)
 
         def tokenize(batch: dict) -> dict:
             return tokenizer(batch["text"], truncation=True, max_length=task.length)
 
         return tuple(each.map(tokenize, batched=True, remove_columns=["text"]) for each in chosen)
-    passages = {split: _passages(split, tokenizer, task.length) for split in ("train", "test")}
-    held = passages["train"].shuffle(seed=1234)
-    validation, train = held.select(range(100)), held.select(range(100, len(held)))
-    return train.shuffle(seed=seed).select(range(rows)), validation if tuning else passages["test"].select(
-        range(200)
+    held, test = (_passages(split, tokenizer, task.length).shuffle(seed=1234) for split in ("train", "test"))
+    validation, train = (
+        held.select(range(task.validation_texts)),
+        held.select(range(task.validation_texts, len(held))),
     )
+    scored = validation if tuning else test.select(range(task.test_texts))
+    return train.shuffle(seed=seed).select(range(rows)), scored
 
 
 def _passages(split: str, tokenizer: Any, length: int) -> Any:
@@ -227,6 +237,7 @@ def measure(task: Task, technique: str, rate: float, seed: int, tuning: bool) ->
             "head_parameters": head,
             "saved_bytes": sum(each.stat().st_size for each in saved.rglob("*.safetensors")),
             "base_matrix_bytes": _matrix_bytes(model),
+            "threads": torch.get_num_threads(),
             "latency_milliseconds": _latency(model, evaluation),
         }
 

@@ -58,7 +58,8 @@ def once(order: dict[str, Any]) -> dict[str, Any]:
 def order(name: str, technique: str, rate: float, seed: int, tuning: bool) -> dict[str, Any]:
     """What a training is told; the task's sizes are in it, so that a change of them is no old result."""
     task = TASKS[name]
-    sizes = [task.tune_texts if tuning else task.texts, task.length, task.batch, task.epochs, task.bottleneck]
+    rows = [task.tune_texts, task.validation_texts] if tuning else [task.texts, task.test_texts]
+    sizes = [*rows, task.length, task.batch, task.epochs, task.bottleneck]
     return {
         "task": name,
         "technique": technique,
@@ -100,6 +101,7 @@ def measured_rows(name: str, seeds: list[int]) -> tuple[list[dict[str, Any]], di
             "predicted_peak_bytes": plan.peak_bytes,
             "saved_bytes": runs[0]["saved_bytes"],
             "base_matrix_bytes": runs[0]["base_matrix_bytes"],
+            "threads": runs[0]["threads"],
         }
         for key in ("quality", "macro_f1", "seconds", "peak_bytes", "latency_milliseconds"):
             values = [run[key] for run in runs if key in run]
@@ -139,7 +141,7 @@ def relative(name: str, scores: list[list[float]], full: list[list[float]]) -> d
     that 1 is equal and less is worse in both.
     """
     ours, theirs = np.array(scores, dtype=float), np.array(full, dtype=float)  # (seeds, texts)
-    tokens = TASKS[name].length - 1  # each passage has this many counted tokens
+    tokens = TASKS[name].length - 1  # a passage's first token has nothing before it
 
     def ratio(a: np.ndarray, b: np.ndarray) -> float:
         if name == "encoder":
@@ -194,9 +196,12 @@ def main() -> None:
         tasks={
             name: {"name": TASKS[name].name, "texts": TASKS[name].texts, "length": TASKS[name].length}
             | {"batch": TASKS[name].batch, "epochs": TASKS[name].epochs, "tune_texts": TASKS[name].tune_texts}
+            | {"n": found[name][0]["n"]}
             for name in found
         },
         seeds=seeds,
+        threads=found[options.tasks[0]][1]["threads"],
+        head_parameters=max(row.get("head_parameters", 0) for row in rows if row["technique"] == "lora"),
         claims=judge(rows),
     )
 

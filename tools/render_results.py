@@ -3,7 +3,8 @@
     python tools/render_results.py           rewrite the tables
     python tools/render_results.py --check   change nothing; exit 1 if a table and its JSON disagree
 
-A table stands between `<!-- results: NAME -->` and `<!-- /results -->` and renders `results/NAME.json`.
+A table stands between `<!-- results: NAME -->` and `<!-- /results -->` and renders `results/NAME.json`; `NAME/VIEW` is
+another view of the same file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- results: ([\w/-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
 def full_fine_tuning(measured: dict[str, Any]) -> Iterator[str]:
@@ -143,6 +144,57 @@ def progress(measured: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def techniques(measured: dict[str, Any]) -> Iterator[str]:
+    """All five techniques on each task, one table a task."""
+    for key, task in measured["tasks"].items():
+        quality = {"encoder": "test accuracy", "decoder": "test perplexity (lower is better)"}[key]
+        yield (
+            f"| {task['name']} | {quality} | of full fine-tuning's | trained, of all numbers | a step's peak, predicted "
+            "| training | file | latency |"
+        )
+        yield "|---|---|---|---|---|---|---|---|"
+        for row in (each for each in measured["rows"] if each["task"] == key):
+            yield "| " + " | ".join([row["name"], *_technique_cells(row, key)]) + " |"
+        yield ""
+    tasks = "; ".join(
+        f"{task['name']}: {task['texts']:,} training texts of {task['length']} tokens, {task['epochs']} "
+        f"{'epoch' if task['epochs'] == 1 else 'epochs'}, n = {task['n']:,} test texts"
+        for task in measured["tasks"].values()
+    )
+    yield (
+        f"{tasks}. Mean of {len(measured['seeds'])} seeds, ± half their range; in brackets 95 % intervals over texts and "
+        "seeds. Each technique's learning rate comes from the same search of three. Trained: the head of "
+        f"{measured['head_parameters']:,} numbers, which the encoder's techniques all need, is left out. Training and "
+        f"latency with {measured['threads']} thread{'s' * (measured['threads'] > 1)}. {_measured_on(measured)}"
+    )
+
+
+def _technique_cells(row: dict[str, Any], task: str) -> list[str]:
+    digits = {"encoder": 3, "decoder": 2}[task]
+    if not row["technique"]:
+        return [f"{row['quality']:.{digits}f}", *[""] * 6]
+    low, high = (100 * each for each in row["of_full_interval"])
+    share = f"{100 * row['own_share']:.3g} %" if row["technique"] != "full" else "100 %"
+    return [
+        f"{row['quality']:.{digits}f} ± {row['quality_spread'] / 2:.{digits}f}",
+        f"{100 * row['of_full']:.1f} % ({low:.1f} to {high:.1f})" if row["technique"] != "full" else "",
+        share,
+        f"{row['predicted_peak_bytes'] / 2**20:,.0f} MiB",
+        f"{row['seconds']:.0f} s",
+        f"{row['saved_bytes'] / 1e6:.2f} MB",
+        f"{row['latency_milliseconds']:.1f} ms",
+    ]
+
+
+def technique_claims(measured: dict[str, Any]) -> Iterator[str]:
+    """The overview's claims, each with its verdict."""
+    names = {row["technique"]: row["name"].split(",")[0] for row in measured["rows"]}
+    yield "| Technique | Claim | Verdict | Measured |"
+    yield "|---|---|---|---|"
+    for each in measured["claims"]:
+        yield f"| {names[each['technique']]} | {each['claim']} | **{each['verdict']}** | {each['because']} |"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "attention-on-cpu": attention_on_cpu,
     "full-fine-tuning": full_fine_tuning,
@@ -151,6 +203,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "progress": progress,
     "speed": speed,
     "survival": survival,
+    "techniques": techniques,
+    "techniques/claims": technique_claims,
     "speed-without-bf16": speed,
 }
 
@@ -166,7 +220,8 @@ def rendered(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         name = match.group(2)
-        measured = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        file = ROOT / "results" / f"{name.partition('/')[0]}.json"
+        measured = json.loads(file.read_text(encoding="utf-8"))
         return match.group(1) + "\n".join(TABLES[name](measured)) + "\n" + match.group(3)
 
     return BLOCK.sub(table, text)
