@@ -52,6 +52,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")  # a Windows console may be set otherwise
+    # else Python looks for garbage hundreds of times while torch is imported
+    gc.set_threshold(100_000, 50, 1000)
     atexit.register(
         gc.freeze
     )  # else Python looks through all of torch once more on its way out: over a second

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,20 +19,30 @@ def without_numbers(operation: Any, args: Sequence[Any], kwargs: Mapping[str, An
     ``unique_consecutive`` finds one value (BART compares the rows' ends so). Mixtures of experts multiply in groups,
     whose shape PyTorch tells for bfloat16 alone.
     """
+    answer = _known().get(operation)
+    if answer is None or not _is_fake(args[0]):
+        return operation(*args, **kwargs)
+    return answer(*args, **kwargs)
+
+
+@functools.cache
+def _known() -> Mapping[Any, Callable[..., Any]]:
+    """What is answered here; made once, since every operation of a step is looked up in it."""
     import torch
-    from torch._subclasses.fake_tensor import FakeTensor
 
     aten = torch.ops.aten
-    known = {
+    return {
         aten.nonzero.default: _nonzero,
         aten.index.Tensor: _index,
         aten.unique_consecutive.default: _unique_consecutive,
         aten._grouped_mm.default: _grouped_mm,
     }
-    answer = known.get(operation)
-    if answer is None or not isinstance(args[0], FakeTensor):
-        return operation(*args, **kwargs)
-    return answer(*args, **kwargs)
+
+
+def _is_fake(tensor: Any) -> bool:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return isinstance(tensor, FakeTensor)
 
 
 def _nonzero(tensor: torch.Tensor) -> torch.Tensor:

@@ -563,9 +563,7 @@ for name, task in tasks.items():
 # %% [markdown]
 # Each adapter beats the majority class by far more than the interval, and no byte of the base moved: what is learned for
 # one task cannot harm another. Counting words is the harder opponent. Where the verdict is *can't tell*, a method without
-# any pretraining does as well on so many texts.
-#
-# How long does a swap take, against loading a model anew?
+# any pretraining does as well on so many texts. How long does a swap take?
 
 # %%
 swap = lessonkit.latency(lambda name: switch(shelf, name), list(heads), repeats=20)
@@ -748,8 +746,8 @@ for size, rounds in repeats.items():
 
 # %% [markdown]
 # For one short text the adapters' extra time is larger than their extra multiplications (3 and 6 %): small products, one
-# after the other, keep a processor waiting. LoRA kept apart costs about as much. Merged, it is the base: the interval
-# includes 1. In the larger batch look at *base, again* first: what differs by less is noise. The
+# after the other, keep a processor waiting. LoRA kept apart costs about as much; merged, it is the base. In the larger
+# batch look at *base, again* first: what differs by less is noise. The
 # [LoRA paper](https://arxiv.org/abs/2106.09685) (Table 1) measured more on a GPU: 20 to 30 % with one short text, 2 to
 # 3 % with a batch of 32 long ones.
 #

@@ -42,9 +42,9 @@ SEED = 0
 # %% [markdown]
 # ## 1. A task, a budget, three baselines
 #
-# *20 Newsgroups*: posts to Usenet in the nineties, in twenty groups from `alt.atheism` to `sci.space`. We take few
-# texts to train on, and their first tokens only, so that one training takes seconds and we can afford many. **Each
-# training below gets the same texts, steps and batches**: what differs is what we ask about.
+# *20 Newsgroups*: posts to Usenet in the nineties, in twenty groups from `alt.atheism` to `sci.space`. Few texts, and
+# their first tokens only, so that one training takes seconds. **Each training below gets the same texts, steps and
+# batches**: what differs is what we ask about.
 
 # %%
 import torch
@@ -157,8 +157,7 @@ for name, value in baselines.items():
     print(f"{name:<29}{value:.3f} of {len(validation):,} validation texts")
 
 # %% [markdown]
-# Whole texts say more than their first words, to any method. The second and the last line are what we compare with:
-# they saw what our models see.
+# The second and the last line are what we compare with: they saw what our models see.
 #
 # ## 2. What did full fine-tuning change?
 #
@@ -237,9 +236,9 @@ ax.set(xscale="log", yscale="log", ylim=(float(singular[shown].max()) / 300, Non
 _ = ax.legend(frameon=False)
 
 # %% [markdown]
-# A few large values, far above random, then a long tail. The few are what the gradients agreed on. The tail has a
-# reason, too: AdamW moves every weight by about the learning rate, whether its gradient is large or tiny, and so fills
-# directions that the task doesn't care about. Does it? Energy can't tell.
+# A few large values, far above random: what the gradients agreed on. Then a long tail: AdamW moves every weight by about
+# the learning rate, whether its gradient is large or tiny, and so fills directions that the task doesn't care about. Does
+# it? Energy can't tell.
 #
 # ## 3. The test that matters: cut it off
 #
@@ -257,9 +256,8 @@ def truncate(matrix, r):
 lesson.exercise("truncate").check(truncate)
 
 # %% [markdown]
-# The same for all matrices at once; the SVD is kept, so that each rank costs only a product. Full fine-tuning also
-# changed what LoRA leaves alone: embeddings, norms, biases. So we measure twice: with these as tuned, and with them put
-# back to the start. The new head always stays.
+# The same for all matrices at once. Full fine-tuning also changed what LoRA leaves alone: embeddings, norms, biases. So we
+# measure twice: with these as tuned, and with them put back to the start. The new head always stays.
 
 # %%
 parts = {name: torch.linalg.svd(change, full_matrices=False) for name, change in delta.items()}
@@ -375,8 +373,7 @@ _ = ax.axhline(full_accuracy, color="black", linewidth=1, linestyle=":")
 # %% [markdown]
 # At low ranks, LoRA is far above the cut. A cut of rank 1 throws away what the other directions did; a LoRA of rank 1 puts
 # everything it learns into the one that it has. So the rank that ΔW calls for isn't the rank that you must train
-# with, only a bound on it. And the dotted line, full fine-tuning? Whether LoRA can reach it is a question of the next
-# section's knobs more than of the rank.
+# with, only a bound on it.
 #
 # *Here ends the second focus session.*
 #
@@ -415,10 +412,9 @@ for ax, which, title in zip(axes, (0, 1), ("validation accuracy", "length of the
     lessonkit.plots.heat_map(values, rows, rates, xlabel="learning rate", title=title, ax=ax)
 
 # %% [markdown]
-# On the right, the change grows with either knob: nearly one knob. On the left it isn't. Along a diagonal from the upper
-# right to the lower left, alpha times rate is the same, and accuracy is not: at the low rate the fresh head, which has
-# no alpha, hardly learns. Where both are high, the change is longer than W itself, and training has diverged. So fix
-# alpha, and search the learning rate; on such a short budget, a small alpha with a high rate does best.
+# On the right, the change grows with either knob: nearly one knob. On the left it isn't: along a diagonal from the upper
+# right to the lower left, alpha times rate is the same, and accuracy is not, for at the low rate the fresh head, which
+# has no alpha, hardly learns. Where both are high, training has diverged. So fix alpha, and search the learning rate.
 #
 # **Exercise 3, decide.** A colleague's recipe has r = 16, alpha = 16 and a learning rate of 4e-4. You want alpha = 64 at
 # the same rank. From which learning rate do you start?
@@ -451,7 +447,7 @@ print(f"grid, alpha 128  accuracy {grid['query-value', 64]:.3f}, last loss {loss
 
 # %% [markdown]
 # The same loss, digit for digit: rsLoRA at alpha 16 *is* LoRA at alpha 128. Its merit is that you can raise r and
-# leave alpha alone. Whether the larger scale is better here, the noise band says: it can't be told.
+# leave alpha alone.
 #
 # **DoRA** ([Liu et al. 2024](https://arxiv.org/abs/2402.09353)) splits a matrix into length and direction, one length
 # m for each output: **W' = m (W + sBA) / ‖W + sBA‖**, with s = alpha / r and the norm taken row by row (PEFT's rows
@@ -610,8 +606,7 @@ for way, (model, dtype) in ways.items():
 
 # %% [markdown]
 # This adapter's change is large, so nearly nothing is lost: the few weights that didn't move were due to move by less
-# than half a gap, and others rounded up make good for them on average. The logits differ by one or two times what they
-# differ by in the unmerged model in bf16: most of the cost is that of bf16 itself.
+# than half a gap, and others rounded up make good for them on average.
 #
 # And a smaller change, from a lower learning rate, say? We shrink the same ΔW, and merge each in both ways.
 
