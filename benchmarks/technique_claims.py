@@ -83,7 +83,7 @@ def _own_share_below(technique: str, share: float, least: float = 0.0) -> Callab
 
 
 def _faster(
-    technique: str, than: str, sign: int = 1, what: str = "seconds"
+    technique: str, than: str, sign: int = 1, what: str = "core_seconds"
 ) -> Callable[[Rows], tuple[str, str]]:
     """sign 1: less of ``what`` than the other; -1: more."""
 

@@ -7,10 +7,12 @@ what each gets of its own is its learning rate, chosen by the same search.
 from __future__ import annotations
 
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
@@ -210,12 +212,14 @@ def measure(task: Task, technique: str, rate: float, seed: int, tuning: bool) ->
     train, evaluation = texts(task, seed, tuning)
     with tempfile.TemporaryDirectory() as folder:
         made = trainer(task, technique, rate, seed, hardware, train, folder)
+        before = time.process_time()
         run = lessonkit.run(made)
         found = {
             "technique": technique,
             "rate": rate,
             "seed": seed,
-            "seconds": run.seconds,
+            # of all cores together, so that what else the machine does counts little
+            "core_seconds": time.process_time() - before,
             "peak_bytes": run.peak_bytes,
         }
         found |= _scores(task, made, evaluation)
@@ -238,8 +242,21 @@ def measure(task: Task, technique: str, rate: float, seed: int, tuning: bool) ->
             "saved_bytes": sum(each.stat().st_size for each in saved.rglob("*.safetensors")),
             "base_matrix_bytes": _matrix_bytes(model),
             "threads": torch.get_num_threads(),
-            "latency_milliseconds": _latency(model, evaluation),
         }
+
+
+def latencies(task: Task, repeats: int = 40) -> dict[str, float]:
+    """Median milliseconds of a forward pass over one text, by technique, in turns; no number of it depends on training."""
+    hardware = lessonkit.detect_hardware()
+    models = {technique: build(task, technique, 0, hardware).eval() for technique in TECHNIQUES}
+    ids = texts(task, 0, True)[1][0]["input_ids"]
+    batch = {"input_ids": torch.tensor([ids], device=next(models["full"].parameters()).device)}
+    with torch.inference_mode():
+        timed = lessonkit.latency(
+            lambda technique: models[technique](**batch), TECHNIQUES, warmup=10, repeats=repeats
+        )
+    by_round = timed.times.reshape(repeats, len(TECHNIQUES))
+    return dict(zip(TECHNIQUES, np.median(by_round, axis=0).tolist(), strict=True))
 
 
 def _scores(task: Task, made: Trainer, evaluation: Any) -> dict[str, Any]:
@@ -273,14 +290,3 @@ def _matrix_bytes(model: nn.Module) -> int:
             scales = [state.absmax, getattr(state.state2, "absmax", None) if state.nested else None]
             total += sum(each.nbytes for each in scales if each is not None)
     return total
-
-
-def _latency(model: nn.Module, evaluation: Any, repeats: int = 30) -> float:
-    """Median milliseconds of a forward pass over one text."""
-    device = next(model.parameters()).device
-    batches = [
-        {"input_ids": torch.tensor([evaluation[place]["input_ids"]], device=device)} for place in range(5)
-    ]
-    with torch.inference_mode():
-        timed = lessonkit.latency(lambda batch: model(**batch), batches, repeats=repeats)
-    return timed.p50

@@ -4,8 +4,9 @@ python benchmarks/techniques.py [--seeds 3] [--tasks encoder decoder] [--fresh]
 
 Each technique first gets its learning rate by the same search (three rates, one short training each, judged on texts held
 out of the training split), then is trained with each seed and scored on the test split. Every training is a process of its
-own, so that its peak memory is its own. Finished trainings are kept in outputs/, and a second start goes on after them;
---fresh begins anew. Then the claims of the overview are judged by what was measured.
+own, so that its peak memory is its own; latency is measured apart, all techniques in turns. What is finished is kept in
+outputs/, and a second start goes on after it; --fresh begins anew. Then the claims of the overview are judged by what was
+measured.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from typing import Any
 import numpy as np
 from saving import save
 from technique_claims import judge
-from technique_tasks import RANK, TASKS, TECHNIQUES, VIRTUAL_TOKENS, Task, measure, texts
+from technique_tasks import RANK, TASKS, TECHNIQUES, VIRTUAL_TOKENS, Task, latencies, measure, texts
 
 import lessonkit
 from lessonkit.evaluation.bootstrap import percentile_interval, resamples
 
 KEPT = Path(__file__).resolve().parent.parent / "outputs" / "benchmarks" / "techniques.jsonl"
+SHOWN = ("quality", "core_seconds", *TECHNIQUES)
 NAMES = {
     "full": "Full fine-tuning",
     "lora": f"LoRA, r = {RANK}",
@@ -51,7 +53,7 @@ def once(order: dict[str, Any]) -> dict[str, Any]:
     KEPT.parent.mkdir(parents=True, exist_ok=True)
     with KEPT.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"order": key, "found": found}) + "\n")
-    print(f"    quality {found['quality']:.4f}, {found['seconds']:.0f} s", flush=True)
+    print(f"    {', '.join(f'{name} {found[name]:.4g}' for name in SHOWN if name in found)}", flush=True)
     return found
 
 
@@ -103,12 +105,14 @@ def measured_rows(name: str, seeds: list[int]) -> tuple[list[dict[str, Any]], di
             "base_matrix_bytes": runs[0]["base_matrix_bytes"],
             "threads": runs[0]["threads"],
         }
-        for key in ("quality", "macro_f1", "seconds", "peak_bytes", "latency_milliseconds"):
+        for key in ("quality", "macro_f1", "core_seconds", "peak_bytes"):
             values = [run[key] for run in runs if key in run]
             if values:
                 row |= {key: float(np.mean(values)), f"{key}_spread": float(np.ptp(values))}
         rows.append(row | {"n": runs[0]["n"]})
+    latency = once({"task": name, "latencies": True})
     for row in rows:
+        row["latency_milliseconds"] = latency[row["technique"]]
         row |= relative(name, single[row["technique"]], single["full"])
     return [baseline(name, task), *rows], single
 
@@ -168,6 +172,17 @@ def baseline(name: str, task: Task) -> dict[str, Any]:
     return {"name": "Untrained", "technique": "", "quality": scored.perplexity, "n": scored.n}
 
 
+def _one(told: dict[str, Any]) -> dict[str, Any]:
+    """What ``once`` asks a process of its own."""
+    task = TASKS[told["task"]]
+    if told.get("latencies"):
+        return latencies(task)
+    found = measure(task, told["technique"], told["rate"], told["seed"], told["tuning"])
+    if not math.isfinite(found["quality"]):
+        sys.exit(f"the quality is {found['quality']}")
+    return found
+
+
 def main() -> None:
     """Measure and save."""
     parser = argparse.ArgumentParser(
@@ -180,10 +195,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         told = json.loads(options.one)
-        found = measure(TASKS[told["task"]], told["technique"], told["rate"], told["seed"], told["tuning"])
-        if not math.isfinite(found["quality"]):
-            sys.exit(f"the quality is {found['quality']}")
-        print(json.dumps(found))
+        print(json.dumps(_one(told)))
         return
     if options.fresh:
         KEPT.unlink(missing_ok=True)

@@ -164,8 +164,9 @@ def techniques(measured: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{tasks}. Mean of {len(measured['seeds'])} seeds, ± half their range; in brackets 95 % intervals over texts and "
         "seeds. Each technique's learning rate comes from the same search of three. Trained: the head of "
-        f"{measured['head_parameters']:,} numbers, which the encoder's techniques all need, is left out. Training and "
-        f"latency with {measured['threads']} thread{'s' * (measured['threads'] > 1)}. {_measured_on(measured)}"
+        f"{measured['head_parameters']:,} numbers, which the encoder's techniques all need, is left out. Training: "
+        f"core-seconds, with {measured['threads']} thread{'s' * (measured['threads'] > 1)}; latency: one text. "
+        f"{_measured_on(measured)}"
     )
 
 
@@ -180,7 +181,7 @@ def _technique_cells(row: dict[str, Any], task: str) -> list[str]:
         f"{100 * row['of_full']:.1f} % ({low:.1f} to {high:.1f})" if row["technique"] != "full" else "",
         share,
         f"{row['predicted_peak_bytes'] / 2**20:,.0f} MiB",
-        f"{row['seconds']:.0f} s",
+        f"{row['core_seconds']:.0f} s",
         f"{row['saved_bytes'] / 1e6:.2f} MB",
         f"{row['latency_milliseconds']:.1f} ms",
     ]

@@ -29,6 +29,8 @@ __all__ = [
 
 #: A model of more layers than this is traced at two smaller depths, from which its own is extrapolated.
 TRACED_LAYERS, FEWEST_LAYERS = 8, 2
+#: Rows of a second prediction at most, whatever room there is: no tensor's size shall be beyond a 64-bit number.
+MOST_EXPECTED = 2**20
 #: What PyTorch's allocator reserves beyond the tensors alive: blocks are rounded up, and gaps between them stay.
 #: Six published GPU runs (results/memory-published.json) reserved 0.1 to 7.5 % more than the tensors predicted here;
 #: 2.5 % is about their middle.
@@ -108,7 +110,8 @@ def largest_batch(
     """The most rows of ``sequence_length`` tokens whose predicted peak stays within ``limit_bytes``; 0 if none does.
 
     Each phase's peak is a straight line in the batch size, or a few of them joined, steeper and steeper: two
-    predictions give it, and further ones where there is a bend (then it may be a row or two less than the most).
+    predictions give it, the second one where the first lets expect the most, and further ones where there is a bend
+    (then it may be a row or two less than the most).
     """
     settings = settings_from(technique, options)
     config = load_config(config)
@@ -121,7 +124,9 @@ def largest_batch(
     def fits(rows: int) -> bool:
         return rows == 0 or _plan(config, replace(settings, batch_size=rows)).live_bytes <= room
 
-    few, many = settings.batch_size, 2 * settings.batch_size
+    few = settings.batch_size
+    expected = _rows_expected(_traced(config, settings)[0], few, room)
+    many = max(few + 1, min(expected, MOST_EXPECTED))
     rows = within(few, many)
     if rows in (0, many):
         return rows
@@ -136,6 +141,16 @@ def largest_batch(
             break
         most = max(most, min(within(most, too_many), too_many - 1))
     return most
+
+
+def _rows_expected(trace: Trace, rows: int, room: float) -> int:
+    """About how many rows fit into ``room`` bytes, if activations and what is made in passing grow with the rows."""
+    found = []
+    for held in trace.peaks.values():
+        growing = held["activations"] + held["rest"]
+        if growing > 0:
+            found.append(int(rows * (room - sum(held.values()) + growing) / growing))
+    return min(found, default=rows)
 
 
 def _rows_within(config: PretrainedConfig, settings: Settings, few: int, many: int, room: float) -> int:
