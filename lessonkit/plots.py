@@ -19,6 +19,7 @@ __all__ = [
     "heat_map",
     "histogram",
     "matrices",
+    "parallel_coordinates",
     "stacked_bars",
     "tokens",
 ]
@@ -332,6 +333,88 @@ def heat_map(
     ax.grid(False)
     ax.spines[:].set_visible(False)
     return ax
+
+
+def parallel_coordinates(
+    columns: Mapping[str, Sequence[float | str]],
+    values: Sequence[float],
+    *,
+    label: str,
+    logarithmic: Sequence[str] = (),
+    chosen: int | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """One line a trial, through its settings and on to its value: ``{setting: one entry a trial}``.
+
+    values: a number a trial, which also colours its line; a NaN's line is grey, thin, and ends at the last setting.
+    label: what the values are. A setting's entries are numbers or texts; texts stand in order of appearance.
+    logarithmic: the settings to draw so. chosen: the number of the trial whose line is set off.
+    """
+    import numpy as np
+
+    scores = np.asarray(values, dtype=float)
+    if not columns or not np.isfinite(scores).any():
+        raise DataError(
+            "There is no trial with a value to draw.", fix="pass {setting: entries} and their values"
+        )
+    for name, entries in columns.items():
+        if len(entries) != len(scores):
+            raise DataError(f"{name!r} has {len(entries)} entries, and there are {len(scores)} values.")
+    axes = [_upright(name, entries, name in logarithmic) for name, entries in columns.items()]
+    axes.append(_upright(label, scores.tolist(), False))
+    heights = np.array([each for each, _ in axes])  # (axes, trials), 0 at the bottom and 1 at the top
+    import matplotlib.pyplot as plt
+
+    ax = ax or _axes(1.6 * len(axes) + 0.6, 3.6)
+    order = sorted(
+        range(len(scores)), key=lambda each: (np.isfinite(scores[each]), scores[each])
+    )  # best on top
+    for each in order:
+        if np.isfinite(scores[each]):
+            look = {"color": plt.get_cmap("viridis_r")(0.9 * heights[-1, each]), "linewidth": 1.8}
+        else:
+            look = {"color": "#999999", "linewidth": 0.8, "linestyle": "--"}
+        if each == chosen:
+            look |= {"linewidth": 4, "zorder": 3}
+        ax.plot(range(len(axes)), heights[:, each], **look)
+    for place, (_, ticks) in enumerate(axes):
+        ax.axvline(place, color="#444444", linewidth=1, zorder=1)
+        for height, text in ticks:
+            at = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8, "zorder": 5}
+            ax.annotate(text, (place, height), bbox=_behind_text(), **at)
+    ax.set_xticks(range(len(axes)), [*columns, label])
+    ax.set_yticks([])
+    ax.set(title=title, xlim=(-0.15, len(axes) - 0.45), ylim=(-0.06, 1.06))
+    ax.tick_params(axis="x", length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def _upright(
+    name: str, entries: Sequence[float | str], logarithmic: bool
+) -> tuple[list[float], list[tuple[float, str]]]:
+    """Heights from 0 to 1, one an entry, and (height, text) of the ticks of such an axis."""
+    import numpy as np
+
+    if any(isinstance(each, str) for each in entries):
+        kinds = list(dict.fromkeys(str(each) for each in entries))
+        places = {kind: (place + 0.5) / len(kinds) for place, kind in enumerate(kinds)}
+        return [places[str(each)] for each in entries], [(height, kind) for kind, height in places.items()]
+    numbers = np.asarray(entries, dtype=float)
+    known = numbers[np.isfinite(numbers)]
+    if logarithmic and (known <= 0).any():
+        raise DataError(f"{name!r} has a number of 0 or less, which has no place on a logarithmic axis.")
+    scaled = np.log(numbers) if logarithmic else numbers
+    low, high = np.nanmin(scaled), np.nanmax(scaled)
+    if low == high:
+        return np.where(np.isfinite(scaled), 0.5, np.nan).tolist(), [(0.5, f"{known[0]:.3g}")]
+    ticks = []
+    for height in (0.0, 0.5, 1.0):
+        at = low + height * (high - low)
+        ticks.append((height, f"{np.exp(at) if logarithmic else at:.2g}"))
+    return ((scaled - low) / (high - low)).tolist(), ticks
 
 
 def histogram(

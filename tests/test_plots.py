@@ -243,3 +243,50 @@ class TestHistogram:
     def test_nothing_to_draw_is_told(self, values, limits):
         with pytest.raises(DataError):
             plots.histogram(values, limits=limits)
+
+
+TRIALS = {
+    "rate": [1e-4, 1e-3, 1e-2, 1e-2],
+    "rank": [1, 8, 4, 2],
+    "targets": ["some", "all", "some", "all"],
+}
+
+
+def test_parallel_coordinates_lead_each_trial_through_its_settings_to_its_value():
+    values = [0.2, 0.4, 0.3, np.nan]
+    ax = plots.parallel_coordinates(TRIALS, values, label="accuracy", logarithmic=["rate"], chosen=1)
+    drawn(ax)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["rate", "rank", "targets", "accuracy"]
+    lines = {tuple(np.round(line.get_ydata(), 4)): line for line in ax.lines if len(line.get_xdata()) == 4}
+    assert len(lines) == 4
+    best = lines[0.5, 1.0, 0.75, 1.0]
+    assert best.get_linewidth() == max(line.get_linewidth() for line in lines.values())
+    assert (0.0, 0.0, 0.25, 0.0) in lines
+    (pruned,) = (line for heights, line in lines.items() if np.isnan(heights[-1]))
+    assert pruned.get_linestyle() == "--"
+    colours = {str(line.get_color()) for line in lines.values()}
+    assert len(colours) == 4
+    texts = [text.get_text() for text in ax.texts]
+    assert {"0.0001", "0.001", "0.01", "some", "all", "0.2", "0.4"} <= set(texts)
+
+
+def test_parallel_coordinates_draw_the_best_trial_last_and_one_value_in_the_middle():
+    ax = plots.parallel_coordinates({"same": [3, 3], "other": [1, 2]}, [0.9, 0.1], label="score")
+    drawn(ax)
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 3]
+    assert list(lines[-1].get_ydata()) == [0.5, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "logarithmic"),
+    [
+        ({}, [0.1], ()),
+        ({"rate": [0.1, 0.2]}, [0.1], ()),
+        ({"rate": [0.1, 0.2]}, [np.nan, np.nan], ()),
+        ({"rate": [0.0, 0.2]}, [0.1, 0.2], ("rate",)),
+    ],
+)
+def test_parallel_coordinates_refuse_what_cannot_be_drawn(pyplot, columns, values, logarithmic):
+    with pytest.raises(DataError):
+        plots.parallel_coordinates(columns, values, label="score", logarithmic=logarithmic)
+    assert pyplot.get_fignums() == []
