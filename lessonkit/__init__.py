@@ -26,6 +26,7 @@ _HOMES = {
     "compare_perplexities": "evaluation",
     "dashboard": "progress.dashboard",
     "detect_hardware": "hardware",
+    "error_browser": "scoring",
     "evaluate": "scoring",
     "exact_match": "evaluation",
     "explain": "troubleshooting",

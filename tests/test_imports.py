@@ -214,6 +214,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "troubleshooting.offer": set(),
     "samples": {"errors"},
+    "samples.pipeline": {""},  # a script that learners copy: it uses the package as they do
     # texts of a learner's own, and any saved model on them
     "texts": {
         f"texts.{each}"
@@ -231,8 +232,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "texts.report": {"errors", *(f"texts.{each}" for each in ("columns", "cures", "files", "findings"))},
     "texts.splitting": {"errors", "texts.duplicates"},
     "scoring": {
-        f"scoring.{each}" for each in ("config", "gating", "loading", "measuring", "predicting", "running")
+        f"scoring.{each}"
+        for each in ("browsing", "config", "gating", "loading", "measuring", "predicting", "running")
     },
+    "scoring.browsing": {"errors", "live", "scoring.gating", "scoring.predicting", "scoring.running"},
     "scoring.config": {"errors"},
     "scoring.gating": {"errors", "evaluation", "scoring.running"},
     "scoring.html_report": {"scoring.predicting"},

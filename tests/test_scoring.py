@@ -17,7 +17,9 @@ from lessonkit.errors import DataError, LessonkitError, ModelError
 from lessonkit.scoring import (
     Prediction,
     calibration,
+    error_browser,
     evaluate,
+    evaluate_function,
     gate,
     load_scored_model,
     metrics,
@@ -410,3 +412,102 @@ def test_the_command_checks_a_file(data: Path, tmp_path: Path):
     missing = run(app, ["check", str(tmp_path / "missing.csv")])
     assert missing.exit_code == 1
     assert "There is no missing.csv" in missing.output
+
+
+def test_a_label_is_not_lost_by_a_handful_of_texts():
+    """Two texts of two lost: the bootstrap alone would be sure."""
+    names = ["a", "b"]
+
+    def with_few(a: list[bool], b: list[bool]) -> Evaluation:
+        found = [*made(a).predictions, *made(b, "b", "a").predictions]
+        return Evaluation(Path("x"), metrics(found, names) | {"data_sha256": "same"}, found)
+
+    champion = with_few([n % 2 == 0 for n in range(400)], [True] * 5)
+    assert gate(with_few([True] * 400, [False] * 5), champion).slices == []
+    champion = with_few([n % 2 == 0 for n in range(400)], [True] * 6)
+    assert gate(with_few([True] * 400, [False] * 6), champion).slices == ["b (-1.000, n = 6)"]
+
+
+# ---- The browser of errors ------------------------------------------------------------------------------
+
+
+def test_errors_are_parted_by_what_the_champion_said_and_the_surest_come_first():
+    one, other = made([True, True, False, False, False]), made([True, False, True, False, False])
+    one.predictions[4].confidence = 0.99
+    alone, both = error_browser(one), error_browser(one, other)
+    assert [each.line for each, _ in alone.rows()] == [one.predictions[n].line for n in (4, 2, 3)]
+    lines = {kind: {each.line for each, _ in both.rows(kind)} for kind in both.kinds}
+    first = one.predictions[0].line
+    wanted = {"new errors": {2}, "mended": {1}, "wrong in both": {3, 4}, "all errors": {2, 3, 4}}
+    assert lines == {kind: {first + n for n in places} for kind, places in wanted.items()}
+    assert both.kind == "new errors"
+    assert error_browser(one, other, show="mended").rows()[0][0].right
+    assert not alone.rows(true="b")
+    assert len(alone.rows(true="a", predicted="b")) == 3
+
+
+def test_the_browser_shows_what_a_text_holds_and_never_runs_it():
+    one = made([False] * 12)
+    for each in one.predictions:
+        each.text = "<script>alert(1)</script>"
+    shown = error_browser(one, most=3)
+    assert "<script>" not in shown.html()
+    assert shown.html().count("&lt;script&gt;") == 3
+    assert "12, of which the 3 most confident" in shown.html()
+    assert len(repr(shown).splitlines()) == 4
+
+
+def test_the_browsers_controls_choose():
+    one = made([False] * 4)
+    one.predictions[2].text = "Needle"
+    browser = error_browser(one)
+    assert browser._repr_mimebundle_() == {"text/plain": repr(browser)}  # no notebook here
+    widget = browser.widget
+    table = widget.children[1]
+    assert "all errors: 4" in table.value
+    browser.controls["words"].value = "needle"
+    assert "all errors: 1" in table.value
+    browser.controls["true"].value = "b"
+    assert "all errors: 0" in table.value
+
+
+def test_the_browser_refuses_what_it_cannot_show():
+    with pytest.raises(DataError, match="not of the same texts"):
+        error_browser(made([True]), made([True], digest="another"))
+    with pytest.raises(LessonkitError, match="no choice called"):
+        error_browser(made([True]), show="mended")
+    with pytest.raises(DataError, match="most is 0"):
+        error_browser(made([True]), most=0)
+
+
+# ---- Anything that gives probabilities ------------------------------------------------------------------
+
+
+def test_any_function_is_scored_like_a_model_and_the_gate_compares_it(
+    saved: Path, data: Path, tmp_path: Path
+):
+    options = {"data": str(data), "slices": "side"}
+    model = evaluate(read_config(model=str(saved), output=str(tmp_path / "model"), **options))
+    config = read_config(model="always the same", output=str(tmp_path / "lazy"), **options)
+    lazy = evaluate_function(config, lambda texts: np.eye(3)[[0] * len(texts)], NAMES)
+    assert lazy.metrics["accuracy"] == pytest.approx(1 / 3)
+    assert lazy.metrics["data_sha256"] == model.metrics["data_sha256"]
+    assert read_evaluation(tmp_path / "lazy").predictions == lazy.predictions
+    assert gate(tmp_path / "model", tmp_path / "lazy").verdict == "better"
+    backwards = evaluate_function(config, lambda texts: np.eye(3)[[0] * len(texts)], NAMES[::-1])
+    assert {each.prediction for each in backwards.predictions} == {NAMES[-1]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda texts: np.ones((len(texts), 2)) / 2, "the shape"),
+        (lambda texts: np.ones((len(texts), 3)), "no probabilities"),
+        (lambda texts: np.full((len(texts), 3), np.nan), "no probabilities"),
+    ],
+)
+def test_what_is_no_probability_is_refused(data: Path, tmp_path: Path, answer, said: str):
+    config = read_config(model="odd", data=str(data), output=str(tmp_path / "odd"))
+    with pytest.raises(DataError, match=said):
+        evaluate_function(config, answer, NAMES)
+    assert not (tmp_path / "odd").exists()

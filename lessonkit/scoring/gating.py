@@ -10,7 +10,7 @@ from lessonkit.errors import DataError
 from lessonkit.evaluation import Comparison, bootstrap_interval, compare_classifiers
 from lessonkit.scoring.running import Evaluation, read_evaluation
 
-__all__ = ["Gate", "gate"]
+__all__ = ["Gate", "both_evaluations", "gate"]
 
 WORSE_SLICE = 0.05  # how much accuracy any label may lose before it is told
 
@@ -60,15 +60,7 @@ def gate(
     surely loses more than 5 points on any label never passes.
     Raises DataError if the two have not scored the same texts.
     """
-    one, other = (
-        each if isinstance(each, Evaluation) else read_evaluation(each) for each in (candidate, champion)
-    )
-    if one.metrics["data_sha256"] != other.metrics["data_sha256"]:
-        raise DataError(
-            "The two evaluations are not of the same texts.",
-            why=f"{one.metrics['n']:,} and {other.metrics['n']:,} texts, with other fingerprints",
-            fix="evaluate both models on the same file, with the same --limit",
-        )
+    one, other = both_evaluations(candidate, champion)
     if not 0 <= margin < 1:
         raise DataError(f"margin is {margin}, not a share of the texts.", fix="pass margin=0.01, say")
     numbers = {name: place for place, name in enumerate(one.metrics["names"])}
@@ -98,7 +90,29 @@ def gate(
     return Gate(comparison.verdict, passed, comparison, reasons, lost)
 
 
+def both_evaluations(
+    candidate: Evaluation | str | Path, champion: Evaluation | str | Path
+) -> tuple[Evaluation, Evaluation]:
+    """Both as objects. Raises DataError if they have not scored the same texts, in the same order."""
+    one, other = (
+        each if isinstance(each, Evaluation) else read_evaluation(each) for each in (candidate, champion)
+    )
+    if one.metrics["data_sha256"] != other.metrics["data_sha256"]:
+        raise DataError(
+            "The two evaluations are not of the same texts.",
+            why=f"{one.metrics['n']:,} and {other.metrics['n']:,} texts, with other fingerprints",
+            fix="evaluate both models on the same file, with the same --limit",
+        )
+    return one, other
+
+
 def _lost_labels(one: Evaluation, other: Evaluation) -> list[str]:
+    """Labels of which more is surely lost than allowed: the bootstrap says so, and McNemar's test that it is no luck.
+
+    The bootstrap alone would be sure after two texts, both lost.
+    """
+    from scipy.stats import binomtest
+
     lost = []
     for label in one.metrics["names"]:
         changes = [
@@ -106,6 +120,9 @@ def _lost_labels(one: Evaluation, other: Evaluation) -> list[str]:
             for a, b in zip(one.predictions, other.predictions, strict=True)
             if a.label == label
         ]
-        if len(changes) > 1 and bootstrap_interval(changes)[1] < -WORSE_SLICE:
+        ups, downs = changes.count(1.0), changes.count(-1.0)
+        if downs <= ups or binomtest(ups, ups + downs).pvalue >= 0.05:
+            continue
+        if bootstrap_interval(changes)[1] < -WORSE_SLICE:
             lost.append(f"{label} ({sum(changes) / len(changes):+.3f}, n = {len(changes):,})")
     return lost

@@ -7,7 +7,8 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,11 +18,11 @@ from typing import Any
 from lessonkit.errors import DataError
 from lessonkit.scoring.config import EvaluationConfig
 from lessonkit.scoring.html_report import report_page
-from lessonkit.scoring.loading import labelled_texts, load_scored_model, numbered
+from lessonkit.scoring.loading import LabelledTexts, labelled_texts, load_scored_model, numbered
 from lessonkit.scoring.measuring import metrics, slices
 from lessonkit.scoring.predicting import Prediction, predict
 
-__all__ = ["Evaluation", "evaluate", "read_evaluation"]
+__all__ = ["Evaluation", "evaluate", "evaluate_function", "read_evaluation"]
 
 PREDICTIONS, METRICS, REPORT = "predictions.jsonl", "metrics.json", "report.html"
 VERSIONS = ("lessonkit", "torch", "transformers", "peft", "scikit-learn")
@@ -62,8 +63,8 @@ def evaluate(config: EvaluationConfig, *, tell: Callable[[str], None] = lambda t
     data = labelled_texts(config)
     tell(f"{len(data.texts):,} texts")
     scored = load_scored_model(config.model, base=config.base)
-    notes = [*data.notes, *scored.notes]
-    numbers, names = numbered(data.labels, scored.names, notes)
+    data.notes += scored.notes
+    numbers, names = numbered(data.labels, scored.names, data.notes)
     tell(f"Model loaded: {len(names)} labels")
     probabilities, tokens, seconds = predict(
         scored, data.texts, batch_size=config.batch_size, max_length=config.max_length
@@ -73,20 +74,66 @@ def evaluate(config: EvaluationConfig, *, tell: Callable[[str], None] = lambda t
             f"The model tells {probabilities.shape[1]} classes apart, the data has {len(names)}.",
             fix=f"write the label names, in the order of the training, into label_names.json in {config.model}",
         )
-    predictions = [
-        Prediction(
-            line=data.lines[place],
-            text=data.texts[place],
-            label=names[number],
-            prediction=names[int(row.argmax())],
-            confidence=float(row.max()),
-            label_probability=float(row[number]),
-            loss=-math.log(max(float(row[number]), 1e-12)),
-            tokens=tokens[place],
-            columns={name: values[place] for name, values in data.columns.items()},
+    tell("Scored; writing the report")
+    return _scored(config, data, (numbers, names), probabilities.tolist(), tokens, seconds)
+
+
+def evaluate_function(
+    config: EvaluationConfig, answer: Callable[[list[str]], Any], names: Sequence[str]
+) -> Evaluation:
+    """The same for anything that can give probabilities, such as a baseline, so that the gate can compare it.
+
+    answer: gets the texts, gives their probabilities, shape (n, len(names)). names: the labels, in the order of its
+    columns. config.model is only what it is called. A text's length is counted in words here.
+    Raises DataError for another shape, and for rows that are no probabilities; then nothing has been written.
+    """
+    import numpy as np
+
+    data = labelled_texts(config)
+    numbers, known = numbered(data.labels, list(names), data.notes)
+    start = time.perf_counter()
+    given = np.asarray(answer(list(data.texts)), dtype=float)
+    seconds = time.perf_counter() - start
+    if given.shape != (len(data.texts), len(known)):
+        raise DataError(
+            f"The answers have the shape {given.shape}.",
+            why=f"there are {len(data.texts):,} texts and {len(known)} labels",
+            fix="give one row for each text, with one probability for each name: predict_proba(texts)",
         )
-        for place, (row, number) in enumerate(zip(probabilities, numbers, strict=True))
-    ]
+    if not np.isfinite(given).all() or (given < 0).any() or abs(given.sum(1) - 1).max() > 1e-3:
+        raise DataError(
+            "The answers are no probabilities: each row sums to 1.", fix="take the softmax of logits"
+        )
+    words = [len(each.split()) for each in data.texts]
+    return _scored(config, data, (numbers, known), given.tolist(), words, seconds)
+
+
+def _scored(
+    config: EvaluationConfig,
+    data: LabelledTexts,
+    labels: tuple[list[int], list[str]],
+    probabilities: list[list[float]],
+    tokens: list[int],
+    seconds: float,
+) -> Evaluation:
+    """Predictions and metrics of probabilities, (n, labels), written to ``config.output``."""
+    numbers, names = labels
+    predictions = []
+    for place, (row, number) in enumerate(zip(probabilities, numbers, strict=True)):
+        best = max(row)
+        predictions.append(
+            Prediction(
+                line=data.lines[place],
+                text=data.texts[place],
+                label=names[number],
+                prediction=names[row.index(best)],
+                confidence=best,
+                label_probability=row[number],
+                loss=-math.log(max(row[number], 1e-12)),
+                tokens=tokens[place],
+                columns={name: values[place] for name, values in data.columns.items()},
+            )
+        )
     found = metrics(predictions, names) | {
         "slices": slices(predictions, config.slices),
         "texts_per_second": len(predictions) / max(seconds, 1e-9),
@@ -94,9 +141,8 @@ def evaluate(config: EvaluationConfig, *, tell: Callable[[str], None] = lambda t
         "data_sha256": data.digest,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
-        "notes": notes,
+        "notes": data.notes,
     }
-    tell("Scored; writing the report")
     folder = Path(config.output).expanduser()
     _write(folder, predictions, found)
     return Evaluation(folder, found, predictions)
