@@ -227,7 +227,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "texts.duplicates": set(),
     "texts.files": {"errors", "texts.decoding", "texts.delimited"},
     "texts.findings": {"texts.duplicates"},
-    "texts.pairs": {"errors", *(f"texts.{each}" for each in ("duplicates", "files", "findings", "personal"))},
+    "texts.pairs": {
+        "errors",
+        *(f"texts.{each}" for each in ("cures", "duplicates", "files", "findings", "personal")),
+    },
     "texts.personal": set(),
     "texts.report": {"errors", *(f"texts.{each}" for each in ("columns", "cures", "files", "findings"))},
     "texts.splitting": {"errors", "texts.duplicates"},

@@ -8,9 +8,13 @@ import random
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from lessonkit.cli import app
 from lessonkit.errors import DataError, UnknownNameError
-from lessonkit.texts import check_pairs, find_personal, mask_personal
+from lessonkit.samples import sample_file
+from lessonkit.texts import UnusableError, check_pairs, find_personal, mask_personal
+from lessonkit.texts.pairs import CURES
 
 PAIRS = [
     (f"How many legs have {n} cats and a dog?", f"They have {4 * n + 4} legs in all.") for n in range(1, 31)
@@ -175,3 +179,86 @@ def test_wrong_names_are_told():
     assert "no column called 'promt'" in str(check_pairs(as_lines(PAIRS), prompt="promt"))
     with pytest.raises(DataError, match="No pair is left"):
         check_pairs(as_lines([("x", " ")] * 20)).cure()
+
+
+# ---- What other files look like, and what a report gives ------------------------------------------------
+
+
+def test_two_columns_with_other_names_are_taken_in_their_order_and_that_is_told():
+    report = check_pairs("wish,line\n" + "\n".join(f'"{p}","{a}"' for p, a in PAIRS))
+    assert report.ok
+    assert list(zip(report.prompts, report.answers, strict=True)) == PAIRS
+    assert "'wish', was taken as the question" in str(report)
+    swapped = check_pairs(
+        "wish,line\n" + "\n".join(f'"{p}","{a}"' for p, a in PAIRS), prompt="line", answer="wish"
+    )
+    assert (swapped.prompts[0], swapped.answers[0]) == PAIRS[0][::-1]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("id,wish,line\n" + "1,a b,c d\n" * 20, "No column can be the prompt"),  # which two of three?
+        ("wish,number\n" + "a b,1\n" * 20, "No column can be the prompt"),
+        ("question,line\n" + "a b,c d\n" * 20, "No column can be the answer"),
+    ],
+)
+def test_columns_are_not_guessed_where_a_guess_could_be_wrong(source: str, said: str):
+    assert said in str(check_pairs(source))
+
+
+def test_one_column_is_not_question_and_answer():
+    report = check_pairs(as_lines(PAIRS), prompt="prompt", answer="prompt")
+    assert "can't be question and answer" in str(report)
+
+
+def test_an_input_stays_with_its_instruction():
+    rows = [{"instruction": "Translate.", "input": f"word {n}", "output": f"Wort {n}"} for n in range(20)]
+    rows.append({"instruction": "Say hello.", "input": "", "output": "Hello."})
+    report = check_pairs("\n".join(map(json.dumps, rows)))
+    assert report.prompts[0] == "Translate.\nword 0"
+    assert report.prompts[-1] == "Say hello."
+    assert report.finding("two answers") is None
+    assert "'input' was put behind 'instruction'" in str(report)
+    assert (
+        check_pairs("\n".join(map(json.dumps, rows)), prompt="input", answer="output").prompts[0] == "word 0"
+    )
+
+
+def test_examples_stand_with_their_lines():
+    report = check_pairs(as_lines([*PAIRS, ("Why?", "TODO"), ("Who?", "tbd")]))
+    assert report.examples("placeholders", most=1) == [(len(PAIRS) + 1, "Why?", "TODO")]
+    with pytest.raises(UnknownNameError, match="placeholders"):
+        report.examples("loops")
+
+
+def test_what_is_no_training_set_stops_with_its_reason():
+    check_pairs(as_lines(PAIRS)).check()
+    for source, said in (
+        (as_lines(PAIRS[:2]), "a few dozen"),
+        ("missing.jsonl", "There is no missing.jsonl"),
+    ):
+        with pytest.raises(UnusableError, match=said):
+            check_pairs(source).check()
+
+
+def test_the_command_checks_pairs(tmp_path: Path):
+    (tmp_path / "pairs.jsonl").write_text(as_lines([*PAIRS, ("Why?", "TODO")]))
+    run = CliRunner().invoke
+    told = run(app, ["check", str(tmp_path / "pairs.jsonl"), "--pairs"])
+    assert (told.exit_code, "placeholders: 1 answers" in told.output) == (0, True)
+    plain = json.loads(run(app, ["check", str(tmp_path / "pairs.jsonl"), "--pairs", "--json"]).stdout)
+    assert (plain["ok"], plain["rows"], plain["columns"]["prompt"]) == (True, len(PAIRS) + 1, "prompt")
+    assert plain["findings"][0]["lines"] == [len(PAIRS) + 1]
+    wrong = run(app, ["check", str(tmp_path / "pairs.jsonl"), "--prompt", "promt"])
+    assert (wrong.exit_code, "no column called 'promt'" in wrong.output) == (1, True)
+
+
+def test_the_sample_has_dirt_of_every_kind_and_is_cured_of_it():
+    report = check_pairs(sample_file("orders.jsonl"))
+    assert {each.name for each in report.findings} == {*CURES, "near-duplicates"}
+    assert len(report.table.set_aside) == 1
+    cured, _ = report.cure("two answers")
+    again = check_pairs(as_lines(list(zip(cured["prompt"], cured["answer"], strict=True))))
+    assert {each.name for each in again.findings} <= {"near-duplicates"}
+    assert len(cured) > 400

@@ -16,12 +16,20 @@ def check(
     file: Annotated[str, typer.Argument(help="A file or folder of texts.")],
     text: Annotated[str | None, typer.Option(help="The column of the texts.")] = None,
     label: Annotated[str | None, typer.Option(help="The column of the labels.")] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Questions and answers, for a model that writes; no labels.")
+    ] = False,
+    prompt: Annotated[str | None, typer.Option(help="With --pairs: the column of the questions.")] = None,
+    answer: Annotated[str | None, typer.Option(help="With --pairs: the column of the answers.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong with a file of labelled texts, where, and what cures it; the file stays as it is."""
-    from lessonkit.texts import check_texts
+    """Say what is wrong with a file of labelled texts or of pairs, where, and what cures it; the file stays as it is."""
+    from lessonkit.texts import check_pairs, check_texts
 
-    report = check_texts(file, text=text, label=label)
+    if pairs or prompt or answer:
+        report = check_pairs(file, prompt=prompt, answer=answer)
+    else:
+        report = check_texts(file, text=text, label=label)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lessonkit.errors import DataError, LessonkitError, UnknownNameError
+from lessonkit.texts.cures import UnusableError
 from lessonkit.texts.duplicates import duplicate_groups, same
 from lessonkit.texts.files import Table, read_table
 from lessonkit.texts.findings import CONTROL, Finding, is_missing, looks_double_encoded
@@ -51,6 +52,48 @@ class PairReport:
     def finding(self, name: str) -> Finding | None:
         """The finding of that name, or None."""
         return next((each for each in self.findings if each.name == name), None)
+
+    def examples(self, name: str, most: int = 5) -> list[tuple[int, str, str]]:
+        """(line, prompt, answer) of pairs that a finding is about. Raises UnknownNameError for one that wasn't found."""
+        found = self.finding(name)
+        if found is None:
+            raise UnknownNameError("finding", name, [each.name for each in self.findings])
+        return [(self.lines[each], self.prompts[each], self.answers[each]) for each in found.rows[:most]]
+
+    def check(self) -> None:
+        """Raises UnusableError, with the reason, where there is nothing to train on."""
+        if not self.ok:
+            stops = [each.said for each in self.findings if each.level == "stop"]
+            raise UnusableError(
+                f"{self.source} can't be trained on.",
+                why="; ".join(stops) or " ".join(self.problem.split()),
+                fix="mend that, or name another file; print(report) tells all",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "source": self.source,
+            "ok": self.ok,
+            "problem": self.problem,
+            "rows": len(self.lines),
+            "columns": {"prompt": self.columns[0], "answer": self.columns[1]} if self.lines else None,
+            "notes": [] if self.table is None else self.table.notes,
+            "set_aside": [] if self.table is None else [vars(each) for each in self.table.set_aside],
+            "findings": [
+                {
+                    "name": each.name,
+                    "level": each.level,
+                    "said": each.said,
+                    "cure": each.cure,
+                    "lines": [self.lines[row] for row in each.rows],
+                }
+                for each in self.findings
+            ],
+        }
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
     def __str__(self) -> str:
         if self.table is None:
@@ -114,14 +157,17 @@ def check_pairs(
     """Read pairs of an instruction and its answer, and report on them; what is wrong with the data is told, never raised.
 
     prompt, answer: the columns, if you know them; by default found by the names that such files use, chat records
-    (``messages``, a list of ``role`` and ``content``) included. reading: see ``read_table``.
+    (``messages``, a list of ``role`` and ``content``) included. An ``input`` beside an ``instruction`` (Alpaca's form)
+    is put behind it. Two columns of words with other names are taken in their order. reading: see ``read_table``.
     """
     name = "pasted text" if isinstance(source, str) and "\n" in source else Path(str(source)).name
     try:
         table = read_table(source, **reading)
         if "messages" in table.frame.columns and prompt is None and answer is None:
             _unfold_messages(table)
-        columns = (_column(table, prompt, PROMPTS, "prompt"), _column(table, answer, ANSWERS, "answer"))
+        if prompt is None:
+            _join_input(table)
+        columns = _columns(table, prompt, answer)
     except LessonkitError as error:
         return PairReport(name, problem=str(error))
     report = PairReport(
@@ -129,6 +175,38 @@ def check_pairs(
     )
     report.findings = _findings(report.prompts, report.answers)
     return report
+
+
+def _columns(table: Table, prompt: str | None, answer: str | None) -> tuple[str, str]:
+    """The columns of questions and answers. Raises DataError, UnknownNameError."""
+    names = [str(each) for each in table.frame.columns]
+    known = {each.casefold().strip() for each in names}
+    unnamed = prompt is None and answer is None and not known & {*PROMPTS, *ANSWERS}
+    if unnamed and len(names) == 2 and all(_has_letters(table.frame[each]) for each in names):
+        table.notes.append(f"No column has a usual name: the first, {names[0]!r}, was taken as the question.")
+        return names[0], names[1]
+    found = _column(table, prompt, PROMPTS, "prompt"), _column(table, answer, ANSWERS, "answer")
+    if found[0] == found[1]:
+        raise DataError(
+            f"The column {found[0]!r} can't be question and answer.",
+            fix="name both: prompt='...', answer='...'",
+        )
+    return found
+
+
+def _has_letters(column: Any) -> bool:
+    return any(map(str.isalpha, "".join(column)))
+
+
+def _join_input(table: Table) -> None:
+    """Alpaca's form: the instruction, and in a second column what it is about."""
+    names = {str(each).casefold().strip(): str(each) for each in table.frame.columns}
+    if not {"instruction", "input"} <= names.keys() or "prompt" in names:
+        return
+    task, about = table.frame[names["instruction"]], table.frame[names["input"]]
+    joined = [f"{one}\n{two}".strip() for one, two in zip(task, about, strict=True)]
+    table.frame = table.frame.assign(**{names["instruction"]: joined}).drop(columns=names["input"])
+    table.notes.append(f"{names['input']!r} was put behind {names['instruction']!r}, on a line of its own.")
 
 
 def _column(table: Table, given: str | None, known: tuple[str, ...], what: str) -> str:
