@@ -362,7 +362,7 @@ for dtype, scale in ((torch.float16, 1), (torch.float16, 2**16), (torch.float16,
 answer = TODO
 lesson.exercise("thousand-steps").check(answer)
 
-# %%
+# %% tags=["nbval-check-output"]
 for dtype in (torch.float32, torch.bfloat16):
     weight = torch.tensor(0.1, dtype=dtype)
     for _ in range(1000):
