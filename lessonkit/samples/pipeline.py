@@ -20,6 +20,7 @@ import sys
 import time
 import tomllib
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -395,5 +396,8 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning
+    )  # of PEFT, which calls transformers by old names
     sys.stdout.reconfigure(line_buffering=True)  # whoever reads along sees each line at once
     raise SystemExit(main())
