@@ -184,7 +184,7 @@ def test_what_is_wrong_with_the_sample_is_found_and_left_out(trainable):
 
 def test_the_exercise_has_the_validation_pairs_that_it_takes(trainable):
     assert len(trainable["split"]["validation"]) >= 24
-    assert len(trainable["split"]["train"]) >= 20 * 4  # no pair is read twice at laptop scale
+    assert len(trainable["split"]["train"]) >= 18 * 4  # no pair is read twice at laptop scale
 
 
 def test_each_row_trains_the_answer_and_its_end_alone(trainable):
