@@ -198,6 +198,19 @@ def test_each_option_reaches_the_prediction(ask, machine, tmp_path, technique):
         assert settings[name] != defaults[name]
 
 
+@pytest.mark.parametrize("technique", ["lora", "no-such-technique"])
+def test_a_plan_leaves_the_process_as_it_was(ask: Command, tmp_path: Path, technique: str):
+    """It goes without the compiler and the garbage collector; whoever comes after it has both."""
+    import gc
+
+    import torch
+
+    compiler = torch.compile
+    ask("--config", file_of(tmp_path), "--technique", technique, *TYPED_SIZE)
+    assert gc.isenabled()
+    assert torch.compile is compiler
+
+
 def test_what_a_real_process_prints_is_json_and_nothing_else(tmp_path):
     """Also where PEFT and bitsandbytes, loaded for it, have something to say."""
     done = subprocess.run(

@@ -101,11 +101,14 @@ def plan(
 
     from lessonkit.memory.plan import make_report
 
-    gc.disable()  # fake tensors go by themselves, and looking for other garbage takes a fifth of the time
-    _import_peft()
     # its note on a missing kernel, which nothing here runs
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    report = make_report(config, technique, **options)
+    gc.disable()  # fake tensors go by themselves, and looking for other garbage takes a fifth of the time
+    try:
+        _import_peft()
+        report = make_report(config, technique, **options)
+    finally:
+        gc.enable()
     if as_json:
         print_json(report.to_dict())
     else:

@@ -448,7 +448,7 @@ for one, other in (
 
 # %% [markdown]
 # Place: at laptop scale, on the machine that built this page, Houlsby was ahead of equally large Pfeiffer with two seeds of
-# three, by about as much as a seed moves either: a hint, no law. Width: 4 kept up with 32 at an eighth of its numbers,
+# three, by about as much as a seed moves either: a hint, no law. Width: 4 kept up with 32 at a seventh of its numbers,
 # and 256, at the same learning rate, led with one seed and fell far behind with two. Wider is not better by itself. How
 # small an adapter may be is for exercise 3.
 #
