@@ -121,6 +121,7 @@ from pathlib import Path
 runs = {}  # for each command: seconds by step
 
 
+# %%
 def terminal(line, kill_at=None):
     place = os.environ | {"PYTHONPATH": str(Path(lessonkit.__file__).parents[1])}  # where this lessonkit lies
     command = [sys.executable, *shlex.split(line)[1:]]
@@ -141,6 +142,7 @@ def terminal(line, kill_at=None):
     return process.returncode
 
 
+# %%
 status = terminal("python pipeline.py --until data")
 
 # %%
