@@ -386,3 +386,19 @@ def test_changed_code_is_not_dressed_but_must_be_run(tool: ModuleType, capsys: p
     assert tool.main(["--dress"]) == 1
     assert "build them: start-here" in capsys.readouterr().out
     assert path.read_bytes() == before
+
+
+def test_sizes_of_another_scale_may_change_without_a_run(tool: ModuleType):
+    """A notebook built at laptop scale shows the same, whatever smoke runs take; not so for its own sizes."""
+    code = "lesson.pick(smoke={}, laptop={}, gpu=900)"
+    notebook = converted(tool, TOY.replace("6 * 7", code.format(16, 300)))
+    notebook.metadata.lessonkit.scale = "laptop"
+    path = tool.ROOT / toy().notebook
+    path.parent.mkdir()
+    tool.write(notebook, path)
+    write_source(tool, TOY.replace("6 * 7", code.format(4, 300)))
+    assert tool.main(["--dress"]) == 0
+    assert "smoke=4, laptop=300" in path.read_text("utf-8")
+    for changed in (code.format(4, 301), code.format(4, 300) + " + 1", "6 * 8"):
+        write_source(tool, TOY.replace("6 * 7", changed))
+        assert tool.main(["--dress"]) == 1

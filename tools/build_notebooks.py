@@ -10,6 +10,7 @@ python tools/build_notebooks.py --repository owner/name   write Colab badges (em
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import hashlib
 import os
@@ -134,12 +135,20 @@ def unlink_unwritten(notebook: NotebookNode, notebook_path: str) -> None:
 
 
 def dress_anew(lesson: Lesson) -> bool:
-    """Give a built notebook the texts that its source gives today, if its code is unchanged; whether it could be."""
+    """Give a built notebook the texts that its source gives today, if its code is unchanged; whether it could be.
+
+    Sizes of another scale than the one that it was built at may change: its outputs would be the same.
+    """
     path = ROOT / lesson.notebook
     notebook = nbformat.read(path, as_version=4)
     wanted = convert(ROOT / lesson.source, lesson.id, lesson.notebook, repository())
+    scale = notebook.metadata.lessonkit.get("scale", "")
     code = [
-        [c.source for c in each.cells if c.cell_type == "code" and "setup" not in c.metadata.get("tags", [])]
+        [
+            at_scale(c.source, scale)
+            for c in each.cells
+            if c.cell_type == "code" and "setup" not in c.metadata.get("tags", [])
+        ]
         for each in (notebook, wanted)
     ]
     if code[0] != code[1] or len(notebook.cells) != len(wanted.cells):
@@ -153,6 +162,19 @@ def dress_anew(lesson: Lesson) -> bool:
     notebook.metadata.lessonkit.source_sha256 = wanted.metadata.lessonkit.source_sha256
     write(notebook, path)
     return True
+
+
+def at_scale(code: str, scale: str) -> str:
+    """What a cell does at a scale: its syntax, but for what the other scales ``pick``; as it stands if it is no Python."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:  # a magic command, say
+        return code
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "pick":
+            chosen = [each for each in call.keywords if each.arg == scale]
+            call.keywords = chosen or call.keywords
+    return ast.dump(tree)
 
 
 def source_hash(source: Path) -> str:
