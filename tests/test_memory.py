@@ -271,6 +271,23 @@ def test_on_a_gpu_adamw_holds_a_copy_of_the_trained_weights_in_passing():
     assert fused < 4.3 * weights
 
 
+@pytest.mark.parametrize("optimizer", memory.OPTIMIZERS)
+def test_a_gpus_step_differs_in_the_update_alone(optimizer: str, monkeypatch: pytest.MonkeyPatch):
+    """So one trace serves both devices; it is what a plan spends its time on."""
+    traced, real = [], memory._trace
+    monkeypatch.setattr(memory, "_CACHE", {})
+    monkeypatch.setattr(memory, "_trace", lambda *told: traced.append(told) or real(*told))
+    options = {"dtype": "float32", "batch_size": 2, "sequence_length": 64, "optimizer": optimizer}
+    cpu, gpu = (predict_memory(config(LLAMA), "full", device=device, **options) for device in ("cpu", "cuda"))
+    assert len(traced) == 1
+    assert (cpu.gradients_bytes, cpu.optimizer_bytes) == (gpu.gradients_bytes, gpu.optimizer_bytes)
+    trace = next(iter(memory._CACHE.values()))[0]
+    for phase in ("forward", "backward-upper", "backward-lower"):
+        assert trace.on_gpu(optimizer).peaks[phase] == trace.peaks[phase]
+    there = sum(trace.on_gpu(optimizer).peaks["step"].values())
+    assert there - sum(trace.complete.values()) == (cpu.gradients_bytes if optimizer == "adamw" else 0)
+
+
 def test_gpt2s_linear_layers_are_quantised_too():
     gpt2 = {
         "model_type": "gpt2",

@@ -192,11 +192,19 @@ _PATTERNS: dict[str, tuple[int, int] | None] = {}
 
 
 def _traced(config: PretrainedConfig, settings: Settings) -> tuple[Trace, tuple[float, float]]:
-    """As ``_trace``; what was traced once in this process is remembered."""
-    key = (config.to_json_string(use_diff=False), settings)
+    """As ``_trace``; what was traced once in this process is remembered.
+
+    A GPU's step differs from the CPU's in the optimiser's update alone, unless a fused attention spares it the
+    probabilities that dropout would need.
+    """
+    from lessonkit.memory.models import device_of, spares_attention_probabilities
+
+    device = "cuda" if spares_attention_probabilities(config, settings) else "cpu"
+    key = (config.to_json_string(use_diff=False), replace(settings, device=device))
     if key not in _CACHE:
-        _CACHE[key] = _trace(config, settings)
-    return _CACHE[key]
+        _CACHE[key] = _trace(config, key[1])
+    trace, counts = _CACHE[key]
+    return (trace.on_gpu(settings.optimizer) if device_of(settings) == "cuda" else trace), counts
 
 
 def _trace(config: PretrainedConfig, settings: Settings) -> tuple[Trace, tuple[float, float]]:
@@ -262,16 +270,14 @@ def _count(model: Any) -> tuple[int, int]:
 
 
 def _optimizer(settings: Settings, parameters: list[Any]) -> Any:
+    """As it runs on a CPU."""
     import torch
 
-    from lessonkit.memory.models import device_of
-    from lessonkit.memory.stand_ins import adamw_8bit, foreach_adamw
+    from lessonkit.memory.stand_ins import adamw_8bit
 
     name = settings.optimizer
-    if name == "adamw" and device_of(settings) == "cuda":
-        return foreach_adamw(parameters)
     if name == "adamw_8bit":
-        return adamw_8bit(parameters, unpacks=device_of(settings) == "cpu")
+        return adamw_8bit(parameters)
     if name == "sgd":
         return torch.optim.SGD(parameters, foreach=False)
     return torch.optim.AdamW(parameters, fused=name == "adamw_torch_fused", foreach=False)

@@ -25,12 +25,14 @@ __all__ = [
     "layers_of",
     "make_batch",
     "quiet",
+    "spares_attention_probabilities",
     "stacks_of",
     "task_of",
     "telling_what_fails",
     "to_fake",
 ]
 
+ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 LONGEST_REASON = 400  # characters of what a library says; transformers may list every model that it knows
 
 
@@ -83,8 +85,10 @@ def build(config: PretrainedConfig, settings: Settings, *, plain: bool = False) 
         config.num_labels = settings.num_labels
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = 0
-    if device_of(settings) == "cuda" and settings.attention != "eager":
-        _without_attention_dropout(config)
+    if spares_attention_probabilities(config, settings):
+        for name in ATTENTION_DROPOUTS:
+            if getattr(config, name, None):
+                setattr(config, name, 0.0)
     with telling_what_fails(config, settings), quiet(), torch.device("meta"):
         chosen = {"attn_implementation": settings.attention} if settings.attention else {}
         model = factory.from_config(config, dtype=dtype, **chosen)
@@ -109,11 +113,11 @@ def device_of(settings: Settings) -> str:
     return settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _without_attention_dropout(config: PretrainedConfig) -> None:
-    """On the CPU dropout of attention probabilities needs them written out; a GPU's fused kernels do not."""
-    for name in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop"):
-        if getattr(config, name, None):
-            setattr(config, name, 0.0)
+def spares_attention_probabilities(config: PretrainedConfig, settings: Settings) -> bool:
+    """Whether a GPU's fused attention drops probabilities out without writing them down, as the CPU's must."""
+    if device_of(settings) != "cuda" or settings.attention == "eager":
+        return False
+    return any(getattr(config, name, None) for name in ATTENTION_DROPOUTS)
 
 
 def layers_of(model: nn.Module) -> tuple[str, nn.ModuleList] | None:

@@ -1,4 +1,4 @@
-"""Stand-ins that hold what the real thing holds: bitsandbytes' 4-bit layer and 8-bit optimiser, a GPU's AdamW."""
+"""Stand-ins that hold what the real thing holds: bitsandbytes' 4-bit layer and 8-bit optimiser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["adamw_8bit", "foreach_adamw", "linear_4bit"]
+__all__ = ["adamw_8bit", "linear_4bit"]
 
 #: Blocks of 64 weights share one scale; with double quantisation 256 scales share one (Dettmers et al. 2023,
 #: "QLoRA", section 3: 0.5 bits a parameter become 0.127).
@@ -63,26 +63,13 @@ def linear_4bit() -> type[nn.Module]:
     return Linear4bit
 
 
-def foreach_adamw(parameters: list[torch.Tensor]) -> Any:
-    """AdamW as it runs by itself on a GPU: the square roots of all second moments are there at once."""
-    import torch
-
-    class ForeachAdamW(torch.optim.AdamW):
-        def step(self, closure=None):
-            roots = [torch.empty_like(each) for group in self.param_groups for each in group["params"]]
-            super().step(closure)
-            del roots
-
-    return ForeachAdamW(parameters, fused=True)
-
-
-def adamw_8bit(parameters: list[torch.Tensor], unpacks: bool = False) -> Any:
-    """A stand-in that holds what bitsandbytes' AdamW8bit holds, and computes nothing.
+def adamw_8bit(parameters: list[torch.Tensor]) -> Any:
+    """A stand-in that holds what bitsandbytes' AdamW8bit holds on a CPU, and computes nothing.
 
     Two states of one byte a value with a scale for each 256; tensors below 4,096 values keep 32-bit states
     (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", section 2).
-    unpacks: as on a CPU (bitsandbytes 0.50), where one tensor after another has both its states, its gradient and
-    two stages of the root in float32 in passing; a GPU's kernel needs no such room.
+    In passing, one tensor after another has both its states, its gradient and two stages of the root in float32
+    (bitsandbytes 0.50); a GPU's kernel needs no such room.
     """
     import torch
 
@@ -93,7 +80,7 @@ def adamw_8bit(parameters: list[torch.Tensor], unpacks: bool = False) -> Any:
                 for each in group["params"]:
                     if each.grad is not None and each not in self.state:
                         self.state[each] = self._states(each)
-                    if unpacks and each.grad is not None and each.numel() >= 4096:
+                    if each.grad is not None and each.numel() >= 4096:
                         passing = [torch.empty_like(each, dtype=torch.float32) for _ in range(5)]
                         del passing
 

@@ -32,8 +32,8 @@ PHASES = ("forward", "backward-upper", "backward-lower", "step")
 class Trace:
     """What a step held: bytes by category at the fullest moment of each phase.
 
-    peaks: ``{phase: {category: bytes}}``. complete: bytes that gradients and optimiser states take
-    once they are all there, whatever the peak's moment.
+    peaks: ``{phase: {category: bytes}}``. complete: the bytes after the backward pass, when gradients and
+    optimiser states are all there, by category.
     """
 
     peaks: dict[str, dict[str, float]]
@@ -47,6 +47,16 @@ class Trace:
 
         peaks = {phase: between(self.peaks[phase], other.peaks[phase]) for phase in PHASES}
         return Trace(peaks, between(self.complete, other.complete))
+
+    def on_gpu(self, optimizer: str) -> Trace:
+        """The same step where the optimiser's update is a GPU's: fused kernels need no room in passing.
+
+        AdamW as it runs by itself there ("foreach") has the square roots of all second moments at once, as many
+        bytes as the gradients.
+        """
+        passing = self.complete["gradients"] if optimizer == "adamw" else 0
+        step = self.complete | {"rest": self.complete["rest"] + passing}
+        return Trace(self.peaks | {"step": step}, self.complete)
 
 
 def live_bytes(category: Callable[[], str] = lambda: "rest") -> Any:
@@ -150,7 +160,7 @@ def trace_step(
         close("backward-lower")
         peaks.setdefault("backward-upper", peaks["backward-lower"])
         stage.now = "optimizer"
-        complete = {name: live.live[name] for name in ("gradients", "optimizer")}
+        complete = dict(live.live)
         optimizer.step()
         close("step")
     return Trace(peaks, complete)
