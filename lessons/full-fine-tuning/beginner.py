@@ -30,10 +30,10 @@ lesson = lessonkit.start("beginner/full-fine-tuning")
 
 # %%
 MODEL = lesson.pick(smoke="minilm", laptop="minilm", gpu="google-bert/bert-base-uncased")
-TRAIN_TEXTS = lesson.pick(smoke=64, laptop=3200, gpu=5485)  # of 5,485
-TEST_TEXTS = lesson.pick(smoke=64, laptop=2189, gpu=2189)  # of 2,189
-MAX_LENGTH = lesson.pick(smoke=40, laptop=40, gpu=128)  # tokens of each text that are read
-BATCH_SIZE = lesson.pick(smoke=16, laptop=16, gpu=32)  # texts for each step of the training
+TRAIN_TEXTS = lesson.pick(smoke=32, laptop=3200, gpu=5485)  # of 5,485
+TEST_TEXTS = lesson.pick(smoke=32, laptop=2189, gpu=2189)  # of 2,189
+MAX_LENGTH = lesson.pick(smoke=16, laptop=40, gpu=128)  # tokens of each text that are read
+BATCH_SIZE = lesson.pick(smoke=8, laptop=16, gpu=32)  # texts for each step of the training
 EPOCHS = lesson.pick(smoke=1, laptop=1, gpu=3)  # times through the training texts
 LEARNING_RATE = lesson.pick(smoke=2e-4, laptop=2e-4, gpu=5e-5)  # how far a step goes
 SEED = 0  # the same "random" numbers each time
@@ -577,7 +577,7 @@ topic_of("the cat sat on the mat and looked at the moon")  # no topic fits: what
 # **The learning rate is wrong.** Two short trainings: ours, and fifty times ours.
 
 # %%
-SHORT = lesson.pick(smoke=64, laptop=320, gpu=1280)  # texts, none of them a validation text
+SHORT = lesson.pick(smoke=32, laptop=320, gpu=1280)  # texts, none of them a validation text
 short = train_dataset.select(range(TRAIN_TEXTS - SHORT, TRAIN_TEXTS))
 
 

@@ -28,10 +28,10 @@ lesson = lessonkit.start("labs/understanding-metrics")
 # %%
 ENCODER = "minilm"  # turns texts into numbers
 DECODER = lesson.pick(smoke="smollm2", laptop="smollm2", gpu="HuggingFaceTB/SmolLM2-1.7B-Instruct")
-TRAIN_TEXTS = lesson.pick(smoke=64, laptop=1600, gpu=5000)  # of 5,485; the last 485 are for validation
-VALIDATION_TEXTS = lesson.pick(smoke=64, laptop=485, gpu=485)  # for every choice
-TEST_TEXTS = lesson.pick(smoke=64, laptop=2189, gpu=2189)  # of 2,189
-MAX_LENGTH = lesson.pick(smoke=32, laptop=32, gpu=128)  # tokens of each text that are read
+TRAIN_TEXTS = lesson.pick(smoke=16, laptop=1600, gpu=5000)  # of 5,485; the last 485 are for validation
+VALIDATION_TEXTS = lesson.pick(smoke=24, laptop=485, gpu=485)  # for every choice
+TEST_TEXTS = lesson.pick(smoke=24, laptop=2189, gpu=2189)  # of 2,189
+MAX_LENGTH = lesson.pick(smoke=16, laptop=32, gpu=128)  # tokens of each text that are read
 PASSAGES = lesson.pick(smoke=3, laptop=24, gpu=200)  # of tales, for the language model
 SEED = 0
 
