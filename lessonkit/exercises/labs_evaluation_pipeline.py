@@ -118,7 +118,7 @@ def _slice() -> Exercise:
             "or that the model itself is unsure (`each.confidence`).",
             "Try several: `inside = ['bank' in each.text for each in champion_scores.predictions]`, then `sum(inside)` and "
             "the share of `each.right` in it.",
-            "The model's own doubt finds nearly always a weak slice: `each.confidence < 0.7`. Move the number until the "
+            "The model's own doubt nearly always finds a weak slice: `each.confidence < 0.7`. Move the number until the "
             "slice holds 5 to 25 % of the texts.",
         ),
         source="doubts = sorted(each.confidence for each in champion_scores.predictions)\n"

@@ -67,7 +67,7 @@ print(report)
 report.check()
 
 # %% [markdown]
-# Look before you believe it. The first pairs, then those that the report means:
+# Look before you believe it. The first pairs, then some that the report means:
 
 # %% tags=["nbval-check-output"]
 for prompt, answer in zip(report.prompts[:3], report.answers):
@@ -122,10 +122,11 @@ for sentence in [*sentences, "Parcel 0049 1234 5678 has arrived."]:
     print(f"{', '.join(each.kind for each in find_personal(sentence)) or '-':<7} {sentence}")
 
 # %% [markdown]
-# It errs both ways: it misses what has no pattern, health among it, which laws such as the GDPR guard most strictly; and
-# the last line is a false alarm. So cast a second, wider net of words that *go with* personal data, and read what it
-# brings up; for your file, write your own words into it. What it catches here is dropped: a handful of pairs isn't
-# worth the risk. (More than one pair in twenty? Then the net is too wide to drop by.)
+# It errs both ways: it misses what has no pattern, health among it, which laws such as the GDPR guard most strictly;
+# and the last line is a false alarm. So cast a second, wider net of words that *go with* personal data, and read what
+# it brings up; for your file, write your own words into it (ours was made for this one). What it catches here is
+# dropped: a handful of pairs isn't worth the risk. (More than one pair in twenty? Then the net is too wide to drop
+# by.)
 
 # %%
 import re
@@ -219,7 +220,7 @@ print(*log, sep="\n")
 # An answer from another customer's order reads as well as a right one; only the comparison with its question gives it
 # away. What we can't find so: a wrong count, a wrong time. For those, read a sample of fifty.
 #
-# Now hold out a test, and some pairs for validation. `split_texts` keeps near-duplicates on one side.
+# Now hold out a test, and some pairs for validation. `split_texts` parts no near-duplicates.
 
 # %%
 split = lessonkit.split_texts(pairs, test=0.2, validation=0.1, seed=SEED, text="prompt")
@@ -416,8 +417,9 @@ MOST_NEW = min(longest + 1, NEW_TOKENS)  # 1: the end mark
 print(INSTRUCTION)
 
 # %% [markdown]
-# One function writes the answers of every model below. Rows are padded on the left, so that each answer begins where its
-# question ends. A soft prompt goes *behind* the padding, which is why we hand over vectors instead of ids.
+# One function writes the answers of every model below. Rows are padded on the left, so that each answer begins where
+# its question ends. A soft prompt (vectors in front; section 8) goes *behind* the padding, which is why we hand over
+# vectors instead of ids.
 
 # %%
 import torch
@@ -462,8 +464,9 @@ def answers(model, prompts, soft_prompt=None):
 
 
 # %% [markdown]
-# Two scores. **Exact match**: the whole answer equals the reference. **Field-wise**: the share of the reference's fields
-# that are right, which tells a slip from nonsense; for plain text, the F1 of shared words instead.
+# Two scores. **Exact match**: the whole answer equals the reference. **Field-wise**: the share of the reference's
+# fields that are right, which tells a slip from nonsense; for plain text, the F1 of shared words instead. (`always
+# '...'` is the baseline: train's most frequent answer, each time.)
 
 # %%
 import numpy as np
@@ -510,14 +513,17 @@ def show(names, orders=range(3)):
 show(replies)
 
 # %% [markdown]
-# Told, it chats. Shown, it writes the form at once; but what stands in it? Look for dishes and names that come from the
-# examples and not from the order. And each order drags instruction and examples along, to be read again every time.
+# Told, it chats. Shown, it writes the form at once; but what stands in it? Look for dishes and names that come from
+# the examples and not from the order. And each order drags instruction and examples along, to be read again every
+# time. (0 of 28 gives 0.000 to 0.000, for a bootstrap can't draw what it never saw; the truth may be one in ten.)
 #
 # ## 8. Three techniques, one budget
 #
-# The same pairs in the same order, the same number of steps; each with a learning rate that is usual for it, none tuned
-# here. The prompts are bare: what to do is what training teaches. First the models. The soft prompt starts from the
-# words of the instruction.
+# [Prompt tuning](../beginner/prompt-tuning.ipynb) trains vectors in front of the question, LoRA low-rank changes of
+# the weights, [adapters](../intermediate/adapters.ipynb) small layers behind each block. The same pairs in the same
+# order, the same number of steps (on this page 18 of 4 pairs: 72 of the 304 are read); the learning rates are near
+# those of our lessons, none tuned here. The prompts are bare: what to do is what training teaches. First the models.
+# The soft prompt starts from the words of the instruction.
 
 # %%
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -618,11 +624,13 @@ ax = lessonkit.plots.curves(
 _ = ax.set_xticks(range(0, STEPS + 1, max(1, STEPS // 6)))
 
 # %% [markdown]
+# The soft prompt begins lower (its start is the instruction), and ends higher.
+#
 # *Here ends the third focus session.*
 #
 # ## 9. Compared
 #
-# What each costs, and what it gives. *Read* is the tokens in front of each answer, virtual ones included.
+# *Read* is the tokens in front of each answer, virtual ones included.
 
 # %%
 parts = {name: np.array([partial(*both) for both in zip(each, references)]) for name, each in replies.items()}
@@ -651,11 +659,11 @@ for one, two in combinations(["shown", *TECHNIQUES], 2):
     )
 
 # %% [markdown]
-# On the machine that built this page, LoRA and adapters are ahead of the examples in the prompt by either score, can't
-# be told from each other, and read less than a fifth of the tokens for an order. Prompt tuning, whose file is by far
-# the smallest, is ahead by the field-wise score alone: with so few orders, six fields a line say more than one yes or
-# no. (*Can't tell*, though an interval leaves out 0? The few orders that only one got right might still be [a coin's
-# work](../../lessons/glossary.md#mcnemars-test).)
+# On this page, LoRA and adapters are ahead of the examples in the prompt by either score, can't be told from each
+# other, and read less than a fifth of the tokens for an order. Prompt tuning, whose file is by far the smallest, is
+# ahead by the field-wise score alone: with so few orders, six fields a line say more than one yes or no. Of twelve
+# comparisons, though, one that misses 0 by 0.012 may be luck. (*Can't tell*, though an interval leaves out 0? The few
+# orders that only one got right might still be [a coin's work](../../lessons/glossary.md#mcnemars-test).)
 #
 # All that is about other *orders*. Another *seed* would move the numbers, too: this is one training of each, at one
 # learning rate. [Compare techniques](compare-techniques.ipynb) repeats them.
@@ -673,16 +681,17 @@ if FIELDS:
     )
 
 # %% [markdown]
-# Before and after, on the orders of which the techniques got least right:
+# The orders that the techniques got least right:
 
 # %%
 hardest = np.argsort(np.mean([parts[name] for name in TECHNIQUES], axis=0), kind="stable")
 show(["shown", *TECHNIQUES], [int(each) for each in hardest[:4]])
 
 # %% [markdown]
-# What is copied, size and name, is learned soon. What must be *worked out* lags behind: on the machine that built this
-# page no model got half of the times (7 pm is 19:00), and where an order takes back its count, the first one may stay.
-# More pairs of just that kind, or more steps, are what you would try next.
+# What is copied, size and name, is nearly always right with LoRA and adapters (though `ivo` became `Ovio`). What must
+# be *worked out* lags behind: on this page no model got half of the times (7 pm is 19:00), and where an order takes
+# back its count, the first one may stay. More steps (most pairs were never read), or more pairs of just that kind, are
+# what you would try next.
 #
 # Try sentences of your own, phrased as nobody in train would:
 
@@ -699,8 +708,9 @@ for sentence, reply in zip(yours, answers(tuned, [chat(each) for each in yours])
     print(f"{sentence}\n    {reply}")
 
 # %% [markdown]
-# That is LoRA, loaded from its file. Names and phrasings are new to it. And the last sentence is no order: nothing in
-# the training showed what to say then, so a line comes all the same. If such questions will come, put pairs of them in.
+# That is LoRA, loaded from its file. Names and phrasings are new to it: dish, count and name are right on this page,
+# but 8 pm became 19:00, and `mild` a size. And the last sentence is no order: nothing in the training showed what to
+# say then, so a line comes all the same. If such questions will come, put pairs of them in.
 #
 # ## 10. How many pairs does it take?
 #
@@ -725,7 +735,7 @@ lesson.exercise("few-pairs").check(answer)
 # %% [markdown]
 # ## 11. What goes wrong
 #
-# **Files that can't be used** are told, not raised as a traceback:
+# **Bad files** are told, not raised as a traceback; so are guesses:
 
 # %%
 many = "\n".join(f"question number {n},answer {n * 7}" for n in range(60))
@@ -763,7 +773,7 @@ del prompted
 # ## 12. On a bigger machine
 #
 # On a GPU with 14 GiB or more, the notebook takes SmolLM2-360M, and all five techniques. Predicted peaks of a training
-# step:
+# step, for rows of `LONGEST` tokens (96 at laptop scale; longer rows take more):
 
 # %%
 from transformers import LlamaConfig
@@ -786,7 +796,7 @@ for technique in ("lora", "full"):
 #
 # 1. Patterns find some personal data, never all; what is left, read.
 # 2. Your task's own rules (the form, what must be copied) find what no general check can.
-# 3. A card with counts, cleaning and hashes is what makes a dataset one.
+# 3. A card says what a dataset is, with counts, cleaning and hashes.
 # 4. Check for all rows that what is trained is the answer and its end mark.
 # 5. Baselines first: told, shown. Then the same budget for each technique, and differences with intervals.
 #
@@ -809,8 +819,8 @@ lesson.record(
 #
 # <details><summary>Answers</summary>
 #
-# About one field of six is wrong in nearly each line, likely the same one: look at the table of fields. A copy on the
-# other side would be answered from memory, and the score would say nothing of new orders.
+# About one field of six is wrong in nearly each line. Is it always the same one? Look at the table of fields. A copy
+# on the other side would be answered from memory, and the score would say nothing of new orders.
 #
 # </details>
 #

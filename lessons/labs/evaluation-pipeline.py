@@ -69,8 +69,8 @@ with open(lesson.folder / "test.csv", "w", encoding="utf-8", newline="") as file
     writer.writerows(rows)
 
 # %% [markdown]
-# The **champion** is the model in use today: LoRA, trained on a few texts. The **candidate** has seen more of them, and
-# wants its place.
+# The **champion** is the model in use today, trained on a few texts by LoRA (here just a cheap way to train; [its
+# first lesson](../beginner/lora.ipynb) explains it). The **candidate** has seen more of them, and wants its place.
 
 # %%
 from peft import LoraConfig, get_peft_model
@@ -137,8 +137,9 @@ save(candidate, "candidate")
 # %% [markdown]
 # ## 2. The predictions file
 #
-# The first part of the pipeline asks the model, once. One line for each text: where it stood, the label, the answer,
-# and the **confidence** (the answer's probability). All that follows is computed from this file; the model can rest.
+# The first part of the pipeline asks the model, once. One line for each text: its line in the file, the label, the
+# answer, and the **confidence** (the answer's probability). All that follows is computed from this file; the model can
+# rest.
 
 # %%
 import torch
@@ -227,7 +228,8 @@ print("tool    {:.6f} to {:.6f}".format(*champion_scores.metrics["accuracy_inter
 # ## 4. What the overall score hides
 #
 # A **slice** is a part of the test. The tool scores each topic, each third by length, and each value of our column,
-# and marks where a slice's interval leaves out the accuracy of all the others.
+# and marks where a slice's interval leaves out the accuracy of all the others. Slices of fewer than 20 texts it never
+# marks: with none right, their interval is 0 to 0, for a bootstrap can't draw what it never saw.
 
 # %%
 for each in champion_scores.metrics["slices"]:
@@ -246,8 +248,8 @@ ax = lessonkit.plots.bars({f"all texts ({m['n']:,})": m["accuracy"], **shown}, x
 # %% [markdown]
 # Four of five wires belong to `earn` and `acq`, so the overall score is mostly theirs: whoever reads `ship` wires has
 # another model than the headline says. (A topic's slice needs the true label. Length and form are known before any
-# label, so they tell you *in advance* which answers to trust less.) With many slices, some look weak by luck: believe
-# those with many texts, or look again on new ones.
+# label. Form tells you *in advance* which answers to trust less; length shows no difference here.) With many slices,
+# some look weak by luck: believe those with many texts, or look again on new ones.
 #
 # **Exercise 1, run an experiment.** Find a weak slice of your own: a condition that a program could check without the
 # label. It must hold at least 5 % and at most 25 % of the texts, of at least three topics, and be at least **0.10**
@@ -263,16 +265,19 @@ lesson.exercise("slice").check(answer)
 # %% [markdown]
 # ## 5. Look at the errors
 #
-# The most confident errors first: wrong labels are often among them, and texts that fit two topics. In a running
+# The most confident errors first: wrong labels may be among them, and texts that fit two topics. In a running
 # notebook, choose a topic or type a word.
 
 # %%
 lessonkit.error_browser(champion_scores, most=4)
 
 # %% [markdown]
+# On this page, the first reads like a table of results, whatever its label says; the others are oil wires, of which
+# this model finds few (section 4).
+#
 # The same for a colleague without Python: `report.html` is one file that needs no network, with scores, slices, the
-# confusion matrix, calibration, and a list of errors to search. Open it in the file browser; in JupyterLab, *Trust HTML*
-# lets its search work.
+# confusion matrix, calibration, and a list of errors to search. Open it in the file browser; in JupyterLab, *Trust
+# HTML* lets its search work.
 
 # %%
 report = champion_scores.folder / "report.html"
@@ -281,7 +286,7 @@ print(f"{report}, {report.stat().st_size / 1e3:.0f} kB")
 # %% [markdown]
 # ## 6. Two models, the same texts
 #
-# The candidate is scored with the same file; options go before what it says.
+# The candidate is scored with the same file; options override what it says.
 
 # %%
 options = {"model": lesson.folder / "candidate", "output": lesson.folder / "candidate-evaluation"}
@@ -313,7 +318,7 @@ print(f"difference {(other - one).mean():+.3f}, interval {low:+.3f} to {high:+.3
 # %% [markdown]
 # The intervals overlap, and yet the difference is sure. Each interval asks: what if the *texts* had been others? Hard
 # texts would have pulled both models down together; that luck is shared, and falls out of the difference. Only texts
-# on which they disagree count. So **overlapping intervals don't mean "can't tell"**.
+# on which just one of them is right count. So **overlapping intervals don't mean "can't tell"**.
 #
 # One thing more. With a handful of such texts, all in favour, every resample agrees and the bootstrap is too sure:
 # **McNemar's test** asks how often a fair coin would fall so. The gate wants both:
@@ -360,8 +365,9 @@ about = "candidate minus champion, 1,000 paired test sets"
 ax = lessonkit.plots.histogram(difference, bins=30, rulers=middle, limits=(low, high), xlabel=about)
 
 # %% [markdown]
-# The same with fewer texts, the first n of the file. Look for rows where the intervals overlap and the verdict is sure
-# all the same:
+# On this page pairing makes the interval a third narrower; unpaired, that would take about twice as many texts. Now
+# with fewer texts, the first n of the file. Look for rows where the intervals overlap and the verdict is sure all the
+# same:
 
 # %%
 for n in (n for n in (25, 50, 75, 100, 150, 200, 300, 500, 1000, 1500) if n <= len(champion_right)):
@@ -429,12 +435,12 @@ for one, other in pairs:
 
 # %% [markdown]
 # As a rule, that is one verdict of each kind: *better* for the candidate, *worse* with the two exchanged, and *can't
-# tell* for two seeds of one recipe. If the last one did say better or worse, then a seed alone did that: a reason to
-# compare recipes over several seeds. The gate compares two *models*.
+# tell* for two seeds of one recipe (a close call on this page). If the last one did say better or worse, then a seed
+# alone did that: a reason to compare recipes over several seeds. The gate compares two *models*.
 #
 # **Can't tell** means: not on this test. It isn't "equal". A change made for other reasons (a smaller, cheaper model)
-# only needs to be **not much worse**. With `allow_equal` and a margin (`--allow-equal --margin 0.01` on the command line)
-# it passes if the whole interval lies above -0.01:
+# only needs to be **not much worse**. With `allow_equal` and a margin (`--allow-equal --margin 0.01` on the command
+# line) *can't tell* passes if the whole interval lies above -0.01:
 
 # %%
 print(lessonkit.gate(folders["other-seed"], folders["candidate"], allow_equal=True, margin=0.01))
@@ -480,7 +486,8 @@ print(lessonkit.gate(Evaluation(candidate_scores.folder, found, spoiled), champi
 
 # %% [markdown]
 # If the rest gained more than that topic lost, the sum says *better*. The gate looks at each topic as well, and stops
-# what surely loses more than 5 points of one.
+# what surely loses more than 5 points of one. (On this page the candidate finds fewer of `money-fx` and `interest`
+# than the champion, but not surely so many fewer.)
 #
 # ## 9. Can its confidence be believed?
 #
@@ -504,7 +511,10 @@ for threshold in (0, 0.5, 0.8, 0.9, 0.95, 0.99):
     print(f"answers only from {threshold:.2f} on: {kept.mean():>4.0%} of the texts, {right}")
 
 # %% [markdown]
-# Points that stand for few texts jump about. Choose a threshold on *validation* texts.
+# A point that stands for few texts jumps about (`bins` has each point's `n`). But luck isn't all: a fifth of the
+# candidate's answers lie below 0.5, where one of its points is nearly always right and another never. What it says
+# there means little. From 0.8 on it may be believed: these answers, for four texts of five, are 99 % right. Choose
+# such a threshold on *validation* texts.
 #
 # ## 10. What goes wrong
 #
@@ -526,8 +536,8 @@ except lessonkit.LessonkitError as error:
     print(error)
 
 # %% [markdown]
-# The numbers stand there as if they could be compared. They can't, at any distance: the tests differ in difficulty. The
-# gate knows by the fingerprint.
+# The numbers stand there as if they could be compared. They can't, however far apart: the tests differ in difficulty.
+# The gate knows by the fingerprint.
 #
 # **A model without a trained head**, and **labels that the model doesn't know**:
 
@@ -555,8 +565,9 @@ lesson.exercise("twenty").check(answer)
 #
 # ## 11. On a bigger machine
 #
-# On a GPU with 14 GiB or more this notebook trains BERT-base on all 5,485 wires, 128 tokens of each. Predicted for weights
-# and activations in 16 bits; in 32 bits, as it is loaded here, expect about twice as much:
+# On a GPU with 14 GiB or more this notebook trains BERT-base on all 5,485 wires, 128 tokens of each. Predicted for
+# weights and activations in 16 bits; in 32 bits, as it is loaded here, expect one and a half times as much, or
+# somewhat more:
 
 # %%
 from transformers import BertConfig

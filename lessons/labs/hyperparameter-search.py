@@ -42,8 +42,9 @@ SEED = 0  # of each training in the search
 # %% [markdown]
 # ## 1. A task on which a training takes seconds
 #
-# A search trains many times, so one training must be cheap. We take the twenty newsgroups of
-# [LoRA, intermediate](../intermediate/lora.ipynb), few texts, and their first tokens only.
+# A search trains many times, so one training must be cheap. We take the twenty newsgroups of [LoRA,
+# intermediate](../intermediate/lora.ipynb) (which group does a post come from?), few texts, and their first tokens
+# only.
 
 # %%
 import numpy as np
@@ -136,7 +137,7 @@ print("the same logits, up to rounding:", torch.allclose(by_all, by_upper, atol=
 
 # %% [markdown]
 # Three baselines on the validation texts: always the most frequent group; counting words in what the model reads; and
-# the **frozen** model, its last layer's mean vectors given to a logistic regression.
+# the **frozen** model, its last layer's mean vectors given to a logistic regression, a plain linear classifier.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -250,8 +251,9 @@ for name, settings in {"library": LIBRARY, "by hand": BY_HAND}.items():
 luck = scores["by hand"].std(ddof=1)
 
 # %% [markdown]
-# The libraries' learning rate is meant for full fine-tuning over many more steps; here hardly anything moves. The
-# standard deviation is the yardstick for all that follows. (From so few seeds it is itself a rough number.)
+# The libraries' learning rate is meant for full fine-tuning over many more steps; here the score stays at that of the
+# most frequent group. Even the settings by hand do no better than counting words, and far worse than the frozen model.
+# The standard deviation is the yardstick for all that follows. (From so few seeds it is itself a rough number.)
 #
 # ## 3. The space
 #
@@ -292,8 +294,8 @@ def suggest(trial):
 
 
 # %% [markdown]
-# Epochs aren't in it: longer nearly always looks better, so a search would choose the longest. What a training may
-# take is your **budget**; fix it.
+# Epochs aren't in it: longer mostly looks better, so a search would choose the longest. What a training may take is
+# your **budget**; fix it.
 #
 # ## 4. End the hopeless early
 #
@@ -409,7 +411,7 @@ search_until(search, TRIALS)
 print(f"best: {search.best_value:.3f}, trial {search.best_trial.number}")
 
 # %% [markdown]
-# Try it: press Stop during the search, set `START_ANEW = False`, and run the three cells again.
+# Try it: press Stop during the search, set `START_ANEW = False`, and run section 5's last three code cells again.
 #
 # *Here ends the first focus session.*
 #
@@ -428,10 +430,10 @@ ax = lessonkit.plots.parallel_coordinates(
 )
 
 # %% [markdown]
-# The darker a line, the better the trial. Where the dark ones pass through one place of an axis, that setting
-# matters; where they pass anywhere, it hardly does. **fANOVA** makes numbers of that: it fits a forest of decision
-# trees to the complete trials, and asks how much of the accuracy's variance each setting explains by itself (scaled
-# to a sum of 1). How far can it be trusted with so few trials? We leave out each trial once.
+# The darker a line, the better the trial. Where the dark ones pass through one place of an axis, that setting may
+# matter; where they pass anywhere, it hardly does. **fANOVA** makes numbers of that: it fits a forest of decision
+# trees to the complete trials, and asks how much of the variance of *its* predictions each setting explains by itself
+# (scaled to a sum of 1). How far can it be trusted with so few trials? We leave out each trial once.
 
 # %%
 complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
@@ -455,9 +457,10 @@ for name, share in found.items():
 ax = lessonkit.plots.bars(found, xlabel=f"importance in {len(complete)} complete trials", fmt="{:.2f}")
 
 # %% [markdown]
-# Three reasons for care. What one trial can move is no fact. Pruned trials are missing, among them whatever was so
-# bad that it ended early. And TPE draws around its winners, which share *all* their settings: credit also falls on
-# what merely came along.
+# Three reasons for care. What one trial can move is no fact: on this page the ranges of warmup and learning rate
+# overlap, so which of them matters more is open. Pruned trials are missing, among them whatever was so bad that it
+# ended early. And TPE draws around its winners, which share *all* their settings: credit also falls on what merely
+# came along.
 #
 # Now a search of your own, on something fast: section 1's logistic regression on the **frozen** model. Its layers are
 # 0 (the embeddings) to `depth`.
@@ -543,12 +546,14 @@ for name, (mean, of_seeds, of_texts) in gains.items():
 print(f"for comparison, one seed's standard deviation on validation: {luck:.3f}")
 
 # %% [markdown]
-# A gain whose intervals hold no zero is one; of any other, the honest report says "can't be told". Look also at *how*
-# the winner differs from the settings by hand: those came from trainings with more texts and steps. When the task
-# changes, defaults age, and a search may pay.
+# A gain whose intervals hold no zero is one; of any other, the honest report says "can't be told". (Each interval
+# holds one kind of luck; one for both at once would be somewhat wider.) Look also at *how* the winner differs from the
+# settings by hand: those came from trainings with more texts and steps. When the task changes, defaults age, and a
+# search may pay.
 #
-# *Frozen* lies outside the space, and no search finds what its space doesn't hold: **the method is a setting, too**.
-# This one trains no transformer at all. (Exercise 4 may have found a better one still.)
+# *Frozen*, over which no gain can be shown here, lies outside the space, and no search finds what its space doesn't
+# hold: **the method is a setting, too**. This one trains no transformer at all. (Exercise 4 may have found a better
+# one still.)
 #
 # The price of the search:
 
@@ -597,8 +602,9 @@ ax = lessonkit.plots.heat_map(
 )
 
 # %% [markdown]
-# No trial is missing here, so the table answers section 6's question without a forest: how much do the means differ
-# along each setting? (The rest is interplay, and luck.)
+# No trial is missing here, so the table answers section 6's question without a forest, for three settings: how much do
+# the means differ along each? The rest is interplay, and luck: on this page's map, all-linear falls apart at the
+# highest rate with a larger alpha, and only there. No mean of a row shows that.
 #
 # The replays also try another pruner, **successive halving**: after one report, and again after two, only trials in
 # the better half go on.
@@ -679,8 +685,8 @@ print(f"mean difference {pairs.mean():+.4f}; one seed's standard deviation {luck
 # A hundred searches each show a difference: at laptop scale, on the machine that built this page, TPE ended higher on
 # average, by about what one seed's luck is worth. But of two *single* searches, which is what most comparisons rest
 # on, random was level or ahead in four of ten. Pruning shows more plainly: for nearly the same best it took far fewer
-# trainings. (A table has frozen its luck: its best cell is partly a lucky one, and no replay knows it.) With a small
-# budget, then: a sensible space and pruning first, the sampler after that.
+# trainings. (A table has frozen its luck: its best cell is partly a lucky one, and no replay knows it.) That is one
+# table of one task; going by it, a small budget wants a sensible space and pruning first, the sampler after that.
 #
 # ## 9. What goes wrong
 #
@@ -715,7 +721,8 @@ except ValueError as error:
 #
 # ## 10. On a bigger machine
 #
-# On a GPU this notebook takes BERT-base, 64 tokens and 40 trials. One training of the whole model with LoRA needs:
+# On a GPU this notebook takes BERT-base, 64 tokens and 40 trials. One training of the whole model with LoRA, predicted
+# for a machine like this one and numbers of 16 bits (in 32 bits, as it is loaded here, more):
 
 # %%
 from transformers import BertConfig
