@@ -22,8 +22,8 @@ def _most_harm() -> Exercise:
         reference="c",
         also_right=("(c)", "down_proj"),
         options={"a": "query and key", "b": "v_proj", "c": "down_proj"},
-        because="All kinds have nearly equal relative errors in the weights, but not in number and place: `down_proj` is "
-        "large, its inputs are uneven, and its output goes straight into the hidden state.",
+        because="`down_proj` is large, and its output goes straight into the hidden state. Neither is enough alone: "
+        "`gate_proj` and `up_proj` are as large, and `o_proj` writes there, too.",
         hints=(
             "The error of the weights is about the same in all kinds, relative to the weights. What else differs?",
             "Size: how many weights, so how much of the block's work, goes through each?",
@@ -40,7 +40,7 @@ def _most_harm() -> Exercise:
             WrongAnswer(
                 "small-is-fragile",
                 "b",
-                "Three key heads share their values with all queries, so each of its weights does count. But there are very "
+                "Few heads make the values for all queries, so each of its weights does count. But there are very "
                 "few of them.",
             ),
         ),
@@ -312,7 +312,7 @@ def _better_start() -> Exercise:
                 "all-columns-alike",
                 lambda held_out: _plain_loftq,
                 "That is LoftQ's start: the best approximation of W - Ŵ, all columns alike. But their inputs differ in "
-                "size, manifold: X tells by how much.",
+                "size, many times over: X tells by how much.",
                 when=_is_like(_plain_loftq),
             ),
             WrongAnswer(

@@ -82,7 +82,7 @@ everything = {
 }
 
 # %% [markdown]
-# Two baselines: the most frequent topic, and counting words in the same first tokens.
+# Baselines: the most frequent topic, and counting words in the same first tokens.
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -520,8 +520,8 @@ for active in (*sets, "average", None):
 
 # %% [markdown]
 # On 250 texts, differences below about 0.06 may be noise. On the machine that built this page, another task's adapter
-# is never better than none, and mostly worse beyond noise. The average, a third of each, is near none or above, and
-# never above a task's own.
+# is never better than none, and mostly worse by more than that. The average, a third of each, is near none or above,
+# and never above a task's own.
 #
 # **Exercise 2, predict.** Shuffle a trained adapter's 64 bottleneck units: rows of `down` (and its bias) and columns
 # of `up` in the same order. Then average it with the original. `"a"` Shuffling changes the adapter's answers. `"b"` It
@@ -694,10 +694,11 @@ for name, theirs in rivals.items():
     print(lessonkit.compare_classifiers(labels, said["fusion"], theirs, names=("fusion", name)), "\n")
 
 # %% [markdown]
-# In this page's build, fusion beats the majority and both averages: no interval includes 0. Once told the task, it is
-# behind the tasks' own adapters only on the posts; the rest is lost because nobody tells. Counting words is not told
-# apart from it: so few steps show no gain from pretraining. And *one for all* comes out ahead: if all texts are in one
-# place, train one adapter. Fusion is for adapters that exist already and must stay as they are.
+# In this page's build, fusion beats the majority and both averages: no interval includes 0 (over texts; each model was
+# trained once). Once told the task, it is behind the tasks' own adapters only on the posts; the rest is lost because
+# nobody tells. Counting words is not told apart from it: so few steps show no gain from pretraining. And *one for all*
+# comes out ahead: if all texts are in one place, train one adapter. Fusion is for adapters that exist already and must
+# stay as they are.
 #
 # Where does it take one task for another?
 
@@ -773,7 +774,7 @@ def explore(number, layer):
 ax = show_tokens(0, len(layers) - 2)
 
 # %% [markdown]
-# Neighbours mostly agree: this layer chooses by text more than by word.
+# In this text nearly all tokens agree: this layer chose by text more than by word.
 #
 # *Here ends the third focus session.*
 #
@@ -828,8 +829,8 @@ for name, values in kept.items():
 
 # %% [markdown]
 # Most differences are within noise. In this page's build, dropping afterwards seems to cost little by little, down to
-# the bare base model. *Never there* is hardly behind the whole. Robust training shows no gain: perhaps six models in
-# one need more steps.
+# the bare base model. *Never there* is hardly behind the whole. Robust training shows no gain, and does no worse with
+# no adapter left, which it never practised: perhaps six models in one need more steps.
 #
 # Now the time. In **training**, nothing below the lowest adapter needs a gradient, so the backward pass ends there. In
 # **use**, only the adapters' own products are saved.
@@ -882,8 +883,8 @@ for size, rounds in lesson.pick(smoke={1: 2}, laptop={1: 80, 32: 12}, gpu={1: 20
     print("times that with n dropped:", ", ".join(f"{ratio:.2f}" for ratio in ratios))
 
 # %% [markdown]
-# On the whole, the more layers without, the shorter a step, nearly down to the forward pass. In use, a single text
-# gains the little that adapters cost; in the batch it drowns in noise.
+# On the whole, the more layers without, the shorter a step, down to the head's alone. In use, a single text gains the
+# little that adapters cost; in the batch it drowns in noise.
 #
 # The larger gain comes with **several tasks on one text**: layers without adapters give all tasks the same, so they
 # run once.
@@ -974,7 +975,7 @@ for active in (["posts"], ["wires", "articles", "posts"]):
     print(f"{' -> '.join(active):<27} {validated(model, 'posts'):.3f}")
 
 # %% [markdown]
-# **Registered twice.** With `nn.ModuleList(adapters)` in `Fusion`, each adapter belongs to two modules. It trains, but
+# **Registered twice.** With `nn.ModuleList(adapters)` in `Fusion`, each adapter belongs to two modules. Then the model
 # can't be saved:
 
 # %% tags=["nbval-check-output"]
@@ -1006,8 +1007,8 @@ for start, losses in ends.items():
     print(f"V starts as {start:<9} loss of the first 5 steps {first:.2f}, of the last 5 {last:.2f}")
 
 # %% [markdown]
-# A high loss that hardly moves ([troubleshooting](../../lessons/troubleshooting.md#the-loss-does-not-fall)): the
-# frozen layers cannot adapt.
+# Twice the loss, and so few steps mend nothing
+# ([troubleshooting](../../lessons/troubleshooting.md#the-loss-does-not-fall)): the frozen layers cannot adapt.
 #
 # ## 8. On a bigger machine
 #
@@ -1040,7 +1041,8 @@ print(
 # 2. A prefix is a gated softmax adapter in each head.
 # 3. Units have no order: averages of weights need a common start, averages of outputs don't.
 # 4. Fusion learns whom to listen to, and leaves its adapters untouched.
-# 5. Adapters low in the model can go: training stops above them, and several tasks share what is below.
+# 5. Adapters low in the model can go, at a small price here: training stops above them, and several tasks share what
+#    is below.
 #
 # The next cell keeps your result. At laptop or GPU scale it counts towards the expert examples.
 

@@ -48,8 +48,8 @@ LEARNING_RATE = lesson.pick(smoke=3e-3, laptop=3e-3, gpu=1e-3)
 # ## 1. Three tasks, one frozen model
 #
 # Adapters were invented for tasks that arrive one after the other, so we take three: topics of news wires (R8),
-# sections of BBC articles, and twenty newsgroups. Test texts are for the last measurement; choices are made on
-# validation texts, out of the training split.
+# sections of BBC articles, and twenty newsgroups. Test texts are for the last measurement, validation texts, out of
+# the training split, for choices.
 
 # %%
 import numpy as np
@@ -206,9 +206,9 @@ around = {"Houlsby": [(0, 3), (3, 6)], "Pfeiffer": [(0, 2), (2, 5)], "inside one
 ax = lessonkit.plots.flow(columns, around=around, title="One of MiniLM's six layers")
 
 # %% [markdown]
-# *Houlsby* puts an adapter behind attention **and** behind the feed-forward block, *Pfeiffer* behind the latter
-# only. So one adapter has $d m + m$ numbers in `down`, $m d + d$ in `up`: with $m$ = 64, 2 · 384 · 64 + 64 + 384 =
-# 49,600.
+# *Houlsby* puts an adapter behind attention **and** behind the feed-forward block, *Pfeiffer* behind the latter only.
+# (Papers differ in where they normalise: [guide](../../lessons/adapters/guide.md#where-they-sit).) So one adapter has
+# $d m + m$ numbers in `down`, $m d + d$ in `up`: with $m$ = 64, 2 · 384 · 64 + 64 + 384 = 49,600.
 #
 # **Exercise 1, predict.** How many numbers do *all* adapters of a Houlsby placement with a bottleneck of 16 have in
 # MiniLM (six layers, $d$ = 384), the head not counted?
@@ -268,8 +268,8 @@ assert changes[1e-2] < 0.1  # near the identity
 # Why not exactly zero, as with LoRA's $B$? With $g$ the gradient that arrives, `up`'s is $g \cdot f(Dh)^\top$, and
 # `down`'s is ($U^\top g$, where ReLU is open) $\cdot\, h^\top$.
 #
-# **Exercise 2, predict.** Start with `up` at exactly 0 and `down` random. Which of the two weight matrices gets a gradient
-# other than zero from the first batch? `"a"` both, `"b"` only `up`, `"c"` only `down`, `"d"` neither.
+# **Exercise 2, predict.** Start with `up` at exactly 0 and `down` random. Which of the two weight matrices gets a
+# gradient other than zero from the first batch? `"a"` both, `"b"` only `up`, `"c"` only `down`, `"d"` neither.
 
 # %%
 answer = TODO
@@ -331,8 +331,8 @@ for std, loss in ends.items():
 
 # %% [markdown]
 # The larger the start, the higher the loss where the same steps on the same texts end.
-# [Houlsby et al.](https://arxiv.org/abs/1902.00751) (section 3.6) report the same: worse above 0.01. Here it is one run
-# each, so take the order, not the digits.
+# [Houlsby et al.](https://arxiv.org/abs/1902.00751) (section 3.6) report the same: worse above 0.01. Here it is one
+# run each, so take the order, not the digits.
 #
 # ## 4. The same from `lessonkit.adapters`
 #
@@ -374,9 +374,9 @@ for placement in ("pfeiffer", "houlsby"):
 #
 # ## 5. Where, and how wide?
 #
-# Four models, each with several seeds (they draw head, adapters and order of texts): three widths at Pfeiffer's places,
-# and Houlsby with 16, which has about as many parameters as Pfeiffer with 32. Same texts, same steps. What do you expect
-# of nearly sixty times the parameters?
+# Four models, each with several seeds (they draw head, adapters and order of texts): three widths at Pfeiffer's
+# places, and Houlsby with 16, which has about as many parameters as Pfeiffer with 32. Same texts, same steps. What do
+# you expect of nearly sixty times the parameters?
 
 
 # %%
@@ -430,8 +430,8 @@ ax.set_xscale("log", base=2)
 _ = ax.set_xticks(tried, tried)
 
 # %% [markdown]
-# Read the spread first: two models that differ by less than a seed does to one of them are not told apart. Text by text,
-# for each seed:
+# Read the spread first: two models that differ by less than a seed does to one of them are not told apart. Text by
+# text, for each seed:
 
 # %%
 labels = validation["label"]
@@ -447,10 +447,10 @@ for one, other in (
     print(f"{one} against {other}: {found}")
 
 # %% [markdown]
-# Place: at laptop scale, on the machine that built this page, Houlsby was ahead of equally large Pfeiffer with two seeds of
-# three, by about as much as a seed moves either: a hint, no law. Width: 4 kept up with 32 at a seventh of its numbers,
-# and 256, at the same learning rate, led with one seed and fell far behind with two. Wider is not better by itself. How
-# small an adapter may be is for exercise 3.
+# Place: in this page's build, Houlsby was ahead of equally large Pfeiffer with two seeds of three, by less than a seed
+# moves either: a hint, no law. Width: 4 kept up with 32 at a seventh of its numbers, and 256, at the same learning
+# rate, led with one seed and fell far behind with two. Wider is not better by itself. How small an adapter may be is
+# for exercise 3.
 #
 # What does a width cost? Move the slider; the plot below needs none.
 
@@ -561,9 +561,9 @@ for name, task in tasks.items():
         )
 
 # %% [markdown]
-# Each adapter beats the majority class by far more than the interval, and no byte of the base moved: what is learned for
-# one task cannot harm another. Counting words is the harder opponent. Where the verdict is *can't tell*, a method without
-# any pretraining does as well on so many texts. How long does a swap take?
+# Each adapter beats the majority class by far more than the interval, and no byte of the base moved: what is learned
+# for one task cannot harm another. Counting words is the harder opponent. Where the verdict is *can't tell*, these
+# texts show no gain from pretraining. How long does a swap take?
 
 # %%
 swap = lessonkit.latency(lambda name: switch(shelf, name), list(heads), repeats=20)
@@ -599,8 +599,8 @@ def stacked(h, adapters):
 lesson.exercise("stacked").check(stacked)
 
 # %% [markdown]
-# `set_active(model, ["first", "second"])` does that. First the tempting way: two adapters that were trained apart. What
-# do you expect of R8's, with another task's below it?
+# `set_active(model, ["first", "second"])` does that. First the tempting way: two adapters that were trained apart.
+# What do you expect of R8's, with another task's below it?
 
 # %%
 shelf.classifier = heads["reuters-r8"]
@@ -610,12 +610,13 @@ for names in (["reuters-r8"], ["bbc-news", "reuters-r8"], ["20newsgroups", "reut
     print(f"{' below '.join(names) or 'no adapter':<30} accuracy {right:.3f}")
 
 # %% [markdown]
-# With another task's adapter below, R8 loses much or all of what its own adapter had gained (the last line: its head on
-# the bare base model). It learned to read the base model's hidden states, not what another adapter makes of them.
+# With another task's adapter below, R8 loses much or all of what its own adapter had gained (the last line: its head
+# on the bare base model; of 300 texts, 0.03 may be luck). It learned to read the base model's hidden states, not what
+# another adapter makes of them.
 #
 # [MAD-X](https://arxiv.org/abs/2005.00052) stacks otherwise: below, an adapter learned from *unlabelled* text of a
-# language or domain, then frozen; above, a task's adapter *trained on top of it*. Ours learns from wires without
-# labels: the two halves of one wire should get vectors more alike than halves of two wires.
+# language, then frozen; above, a task's adapter *trained on top of it*. Ours learns from wires without labels: the two
+# halves of one wire should get vectors more alike than halves of two wires.
 
 # %%
 DOMAIN_STEPS, PAIRS = lesson.pick(smoke=2, laptop=20, gpu=200), lesson.pick(smoke=8, laptop=32, gpu=64)
@@ -656,8 +657,8 @@ print(f"loss, first steps {np.mean(losses[:5]):.2f}, last steps {np.mean(losses[
 _ = save_adapter(domain, lesson.folder / "wires", "wires", head=False)
 
 # %% [markdown]
-# Now few labels, where knowing the domain should help most: `FEW_TEXTS` training texts (others for each seed), with the
-# domain's adapter below, with the newsgroups' adapter below as a control, and with none.
+# Now few labels, where knowing the domain should help most: `FEW_TEXTS` training texts (others for each seed), with
+# the domain's adapter below, with the newsgroups' adapter below as a control, and with none.
 
 # %%
 stacks = {}
@@ -684,19 +685,19 @@ for below in (None, "wires", "20newsgroups"):
 
 # %% [markdown]
 # Trained on top, the upper adapter copes with what lies below. But no gain over *nothing below* stands out from what a
-# seed does. Telling related texts from others is what MiniLM was made by, from far more text than ours; MAD-X gained with
-# languages that its base hardly knew. And with the lower adapter taken away again, the upper one is worse than with
-# it: it counts on what lies below.
+# seed does. Telling related texts from others is what MiniLM was made by, from far more text than ours; MAD-X gained
+# with languages that its base hardly knew. Take the lower adapter away again, and the upper one is mostly worse: it
+# counts on what lies below.
 #
 # *Here ends the third focus session.*
 #
 # ## 8. Latency, against a merged LoRA
 #
-# Training is paid once, answering every day. LoRA can be merged into the weights (as in its lesson); an adapter cannot,
-# because of the ReLU in its middle.
+# Training is paid once, answering every day. LoRA can be merged into the weights (as in its lesson); an adapter
+# cannot, because of the ReLU in its middle.
 #
-# **Exercise 5, predict.** A layer of MiniLM takes about $12 d^2$ multiplications per token, one adapter $2 d m$. By what
-# share does Pfeiffer with $m$ = 64 increase the multiplications ($d$ = 384)? A number between 0 and 1.
+# **Exercise 5, predict.** A layer of MiniLM takes about $12 d^2$ multiplications per token, one adapter $2 d m$. By
+# what share does Pfeiffer with $m$ = 64 increase the multiplications ($d$ = 384)? A number between 0 and 1.
 
 # %%
 answer = TODO
@@ -745,11 +746,11 @@ for size, rounds in repeats.items():
         print(f"  {name:<19}{np.median(times[:, at]):>8.2f} ms, {ratio}")
 
 # %% [markdown]
-# For one short text the adapters' extra time is larger than their extra multiplications (3 and 6 %): small products, one
-# after the other, keep a processor waiting. LoRA kept apart costs about as much; merged, it is the base. In the larger
-# batch look at *base, again* first: what differs by less is noise. The
-# [LoRA paper](https://arxiv.org/abs/2106.09685) (Table 1) measured more on a GPU: 20 to 30 % with one short text, 2 to
-# 3 % with a batch of 32 long ones.
+# For one short text the adapters' extra time is larger than their extra multiplications (3 and 6 %): small products,
+# one after the other, keep a processor waiting. LoRA kept apart costs about as much; merged, it is the base. In the
+# larger batch look at *base, again* first: what differs by less is noise. The
+# [LoRA paper](https://arxiv.org/abs/2106.09685) (Table 1) measured, on a GPU, 20 to 30 % with one text of 128 tokens,
+# 2 to 3 % with 32 of 512.
 #
 # ## 9. What goes wrong
 #
@@ -791,7 +792,8 @@ except lessonkit.LessonkitError as error:
 
 # %% [markdown]
 # With the head left trainable, the second would have run and trained the head alone: print `count_parameters(model)`
-# before you train. An optimiser made before `add_adapter` doesn't know the new weights: first the adapter, then `Trainer`.
+# before you train. An optimiser made before `add_adapter` doesn't know the new weights: first the adapter, then
+# `Trainer`.
 #
 # ## 10. A decoder, and a bigger machine
 #
@@ -839,7 +841,7 @@ for name, config, sizes in (
 #
 # 1. An adapter is down, non-linearity, up, and a residual, behind a frozen block; it starts as (almost) nothing.
 # 2. `up` may start at exactly zero; `down` may not, and neither may be large.
-# 3. Place mattered hardly more than the seed; a narrow adapter kept up, and the widest was the least steady.
+# 3. Place mattered no more than the seed; a narrow adapter kept up, and the widest was the least steady.
 # 4. A shelf of adapters swaps in milliseconds on untouched base weights; the head must go with its adapter.
 # 5. Adapters trained apart do not simply add up, and they stay in the model: a short answer pays for them.
 #
@@ -856,8 +858,8 @@ lesson.record(
 )
 
 # %% [markdown]
-# **Check yourself.** Your service answers single short requests and time counts: adapters or LoRA? You swap an adapter,
-# and one task drops to chance while the other is fine: what did you forget?
+# **Check yourself.** Your service answers single short requests and time counts: adapters or LoRA? You swap an
+# adapter, and one task drops to chance while the other is fine: what did you forget?
 #
 # <details><summary>Answers</summary>
 #
@@ -865,5 +867,6 @@ lesson.record(
 #
 # </details>
 #
-# **Next:** [full fine-tuning, expert](../expert/full-fine-tuning.ipynb). The [guide](../../lessons/adapters/guide.md) has
-# the mathematics, and [adapters, expert](../expert/adapters.ipynb) goes on from here: fusion, dropping, one formula.
+# **Next:** [full fine-tuning, expert](../expert/full-fine-tuning.ipynb). The [guide](../../lessons/adapters/guide.md)
+# has the mathematics, and [adapters, expert](../expert/adapters.ipynb) goes on from here: fusion, dropping, one
+# formula.

@@ -43,8 +43,8 @@ RANK, ALPHA, TARGETS = 8, 16, ["query", "value"]
 # %% [markdown]
 # ## 1. Three tasks, one model, one head
 #
-# Reuters wires (8 topics), BBC articles (5) and 20 newsgroups: each task will get an adapter. The model they share has
-# a head with an output for every topic.
+# Reuters wires (8 topics), BBC articles (5) and 20 newsgroups: an adapter for each. The model they share has a head
+# with an output for every topic.
 
 # %% tags=["nbval-check-output"]
 sets = {"wires": "reuters-r8", "articles": "bbc-news", "posts": "20newsgroups"}
@@ -77,7 +77,7 @@ validation = {task: tokenized(task, "train", TRAIN_TEXTS, VALIDATION_TEXTS) for 
 test = {task: tokenized(task, "test", 0, TEST_TEXTS) for task in sets}
 
 # %% [markdown]
-# Two baselines: always the most frequent topic; and counting words, in exactly the tokens that the model will read.
+# Two baselines: the most frequent topic; and counting words, in the tokens that the model will read.
 
 # %%
 from collections import Counter
@@ -169,7 +169,7 @@ def add_lora(model, targets, r, alpha, dropout=0.0):
 #
 # ## 3. Is it PEFT's?
 #
-# Two copies of the model, with our layers and with PEFT's, and the same A and B. B is random: with B = 0, a wrong A
+# Two copies of the model, with our layers and with PEFT's, the same A and B. B is random: with B = 0, a wrong A
 # would go unnoticed.
 
 # %%
@@ -211,8 +211,8 @@ def twins(dtype, alpha=ALPHA):
 
 
 # %% [markdown]
-# All that could differ: the output; the gradients of A, B and the input; A and B after three steps of AdamW; the
-# merged weights, and their output.
+# We compare the output; the gradients of A, B and the input; A and B after three steps of AdamW; the merged weights,
+# and their output.
 
 
 # %%
@@ -266,7 +266,7 @@ for what in found["float32"]:
     print(f"{what:<28}", *cells)
 
 # %% [markdown]
-# Ours *is* PEFT's layer, to rounding: PEFT does the same operations in the same order. (On a GPU the sums may not.)
+# Ours *is* PEFT's layer, here to the last digit: the same operations in the same order. (Elsewhere expect rounding.)
 # Last, does `unmerge` bring W back?
 
 # %%
@@ -287,12 +287,12 @@ for dtype in ("float32", "bfloat16"):
 #
 # ## 4. Where B = 0 leads, and LoRA+
 #
-# The chain rule gives, with *g* the gradient at *h* and *s* = alpha / r:
+# With *g* the gradient at *h* and *s* = alpha / r:
 #
 # **gradient of B = s g (A x)ᵀ, gradient of A = s Bᵀ g xᵀ**
 #
-# At the start B = 0, so A's gradient is zero, and it stays small as long as B does. We train on the posts, the hardest
-# task, and note how long both gradients are. The head, being new, has a larger learning rate of its own.
+# At the start B = 0, so A's gradient is zero, and stays small as long as B does. We train on the posts, the hardest
+# task, and note how long both gradients are. The new head has a larger learning rate.
 
 # %%
 import itertools
@@ -398,9 +398,10 @@ for group in filter(lambda group: group["params"], optimizer.param_groups):  # o
 # **W = W' + s B A**, with W' frozen
 #
 # - [PiSSA](https://arxiv.org/abs/2404.02948) takes W's r largest singular directions: what matters most is trained.
-# - [OLoRA](https://arxiv.org/abs/2406.01775) takes B and A from W's QR decomposition: B's columns are orthonormal.
+# - [OLoRA](https://arxiv.org/abs/2406.01775) takes B and A from W's QR decomposition: B's columns have length 1, at
+#   right angles.
 #
-# Each claims the same model at step 0. Let's see, for one W:
+# Each claims the same model at step 0. For one W:
 
 # %%
 starts = {"LoRA": True, "PiSSA": "pissa", "OLoRA": "olora"}
@@ -446,7 +447,8 @@ lesson.exercise("pissa").check(pissa)
 # %% [markdown]
 # [LoftQ](https://arxiv.org/abs/2310.08659) has another aim. A 4-bit base, as in [QLoRA](../intermediate/qlora.ipynb),
 # begins with an error: Q differs from W. LoftQ lets A and B begin with the best rank-r approximation of that error. So
-# the sum is not W, only nearer to it than Q. PEFT's own LoftQ needs a GPU, so we write it, with bitsandbytes' NF4:
+# the sum is not W, only nearer to it than Q. PEFT's own LoftQ needs a GPU, so we write it, with bitsandbytes' NF4
+# (each weight rounded to one of 16 levels):
 
 # %%
 import bitsandbytes as bnb
@@ -499,7 +501,7 @@ _ = interact(error_at, r=IntSlider(RANK, min=1, max=128, continuous_update=False
 
 # %% [markdown]
 # (The slider needs a running notebook.) LoftQ is always below NF4 alone, but at r = 8 only a little: rounding errors
-# are noise, spread over all directions.
+# are nearly noise, spread over all directions.
 #
 # **Exercise 2, predict.** Our `loftq` divides A by s. PEFT 0.21's doesn't: it sets B A to the best approximation E of
 # the error, and the layer then adds s B A. With `lora_alpha = 2 * r`, so s = 2, how far is the sum from W, compared
@@ -605,12 +607,14 @@ ax = lessonkit.plots.curves(
 
 # %% [markdown]
 # The star marks the better rate. Read the brackets: a way is faster *here* only if its gap is below zero for every
-# seed. (`NF4 with LoftQ` is compared with `NF4`.) Two rates are few and the trainings short.
+# seed. (`NF4 with LoftQ` is compared with `NF4`.) In this page's build LoRA+, PiSSA and OLoRA pass, by less than 0.1;
+# LoftQ doesn't; all brackets of accuracy overlap. And all stars are at our largest rate: at a larger one LoRA might
+# catch up.
 #
 # ## 7. Three adapters on one model
 #
-# `Trainer` and three adapters on one base. The head is trained with each, but outside of PEFT (no `task_type`):
-# section 10 shows why. A fourth adapter, *together*, learns all tasks at once, in as many steps as they had in sum.
+# `Trainer` trains each, and the head with it, outside of PEFT (no `task_type`): section 10 shows why. A fourth
+# adapter, *together*, learns all tasks at once, in as many steps as they had in sum.
 
 # %%
 from copy import deepcopy
@@ -694,8 +698,8 @@ for name in (*sets, "together"):
 #
 # Could one adapter do all three tasks, without training? Tempting: add up the As and the Bs.
 #
-# **Exercise 3, predict.** We add up three adapters' A and three adapters' B. Multiplied out, (B₁ + B₂ + B₃)(A₁ + A₂ +
-# A₃) has the three products that we want, B₁A₁, B₂A₂ and B₃A₃. How many others does it have?
+# **Exercise 3, predict.** Multiplied out, (B₁ + B₂ + B₃)(A₁ + A₂ + A₃) has the three products that we want, B₁A₁, B₂A₂
+# and B₃A₃. How many others does it have?
 
 # %%
 answer = TODO
@@ -708,7 +712,7 @@ print("B1 A1 + B2 A2 =", (B1 @ A1 + B2 @ A2).tolist())
 print("(B1 + B2)(A1 + A2) =", ((B1 + B2) @ (A1 + A2)).tolist())
 
 # %% [markdown]
-# The others pair one task's A with another's B: noise. How much of it do our adapters give, in the first matrix?
+# The others pair one task's A with another's B; no training asked for them. How large are they in the first matrix?
 
 # %%
 first = layers_of(shelf, PeftLinear)[0]
@@ -726,7 +730,7 @@ print(
 #   back to rank r.
 # - [`ties`](https://arxiv.org/abs/2306.01708): keep the largest entries (`density` of them), let the tasks vote on
 #   each entry's sign, average those that agree. [`dare_linear`](https://arxiv.org/abs/2311.03099): drop entries at
-#   random, scale up the rest. With `_svd` at the end they do it to the products, without it to A and B.
+#   random, scale up the rest. With `_svd` at the end they do it to the products, else to A and B.
 
 # %%
 ways = {
@@ -771,7 +775,8 @@ for name, values in sweep.items():
 print("the best of all:", winner)
 
 # %% [markdown]
-# Now the test texts, never seen before, each way at its best weight:
+# (`ties` averages, so it is quieter; in this page's build its best is the largest weight tried.) Now the test texts,
+# never seen before, each way at its best weight:
 
 # %%
 shown = dict.fromkeys(sets, "own adapter") | {"together": "together", "no adapter": "no adapter"}
@@ -800,9 +805,10 @@ for tasks in (*([task] for task in sets), list(sets)):
 
 # %% [markdown]
 # For each task, then for all: does LoRA beat counting words; does the best merger beat no adapter; what did it cost?
+# (Each adapter was trained once: intervals know of texts only.)
 #
-# **Exercise 4, run an experiment.** Merge one adapter, with weights and a way of your choice, that reaches a mean
-# accuracy of **0.68** over the three tasks' validation texts. Take this into the cell, above `answer`:
+# **Exercise 4, run an experiment.** We tried equal weights. Merge one adapter, with *unequal* ones, that reaches a
+# mean accuracy of **0.68** over the three tasks' validation texts. Take this into the cell, above `answer`:
 #
 # ```python
 # shelf.add_weighted_adapter(list(sets), [1.0, 1.0, 1.0], "mine", combination_type="linear")
@@ -820,7 +826,7 @@ lesson.exercise("merge").check(answer)
 # %% [markdown]
 # ## 9. Or keep them apart: one batch, several adapters
 #
-# Nothing is lost if each row of a batch gets its own adapter, and W x, the expensive part, is shared. In PEFT:
+# Nothing is lost if each row of a batch gets its own adapter, and W x, the expensive part, is shared:
 
 # %%
 head.load_state_dict(joined)
@@ -846,9 +852,9 @@ for (task, row), logits in zip(mixed, together):
     print(f"{task:<9} said {said}, labelled {labels[row['label'] - place.start]}: {row['text'][:60]!r}")
 
 # %% [markdown]
-# The same, to rounding. PEFT goes through the adapters one after another.
-# [Punica](https://arxiv.org/abs/2310.18547) and [S-LoRA](https://arxiv.org/abs/2311.03285) instead stack all As
-# and Bs, gather each row's own, and multiply them in one batched product.
+# The same, to rounding. PEFT goes through the adapters one after another. [Punica](https://arxiv.org/abs/2310.18547)
+# and [S-LoRA](https://arxiv.org/abs/2311.03285) serve all rows at once, by GPU kernels of their own. In PyTorch: stack
+# all As and Bs, gather each row's own, and multiply in one batched product.
 #
 # **Exercise 5, write code.** The heart of it, for one token a row: from x (rows, in), stacked A (adapters, r, in) and
 # B (adapters, out, r), the adapter's number for each row, and the scaling, return what is to be added to W x: (rows,
@@ -953,7 +959,7 @@ for name, values in times.items():
 
 # %% [markdown]
 # *Swapping* runs the whole model for each adapter. The others compute W x once for all rows; only PEFT's thin products
-# come one adapter after another.
+# come one adapter after another. (*Gathered* goes up and down: noise.)
 #
 # ## 10. What goes wrong
 #
@@ -1013,7 +1019,7 @@ for kind in ("pissa", "plain"):
 # The cure is the last `save_pretrained`: it writes the difference from the start as a plain LoRA of twice the rank,
 # which leaves W alone.
 #
-# **A merged adapter hides from `adapter_names`**, as it would be in every row:
+# **A merged adapter rules out `adapter_names`**, for every row would get it:
 
 # %% tags=["nbval-check-output"]
 shelf.set_adapter("wires")
@@ -1058,10 +1064,10 @@ print(f"each adapter more: {4 * adapter / 2**20:.2f} MiB in float32")
 # 1. LoRA is one small layer; ours and PEFT's agree to rounding, in training and in merging.
 # 2. At the start only B learns. PiSSA and OLoRA move a part of W into A and B, LoftQ a part of the rounding error.
 # 3. A beginning is a claim to measure, with seeds, at your own learning rate.
-# 4. Adding up A and B brings cross terms; adding up the products doesn't. Merging costs accuracy either way.
+# 4. Adding up A and B brings cross terms; adding up the products doesn't. Merging cost accuracy either way.
 # 5. One batch can serve many adapters, with nothing lost.
 #
-# The next cell keeps your result. At laptop or GPU scale it counts towards the expert examples; the exercises count
+# The next cell keeps your result. At laptop or GPU scale it counts towards the expert examples; the exercises,
 # towards understanding them.
 
 # %%
@@ -1073,7 +1079,7 @@ lesson.record(
 )
 
 # %% [markdown]
-# **Check yourself.** Why does `cat` need rank 3 r where `linear` needs r? Why is a batch of 16 customers no 16 times
+# **Check yourself.** Why does `cat` need rank 3 r where `linear` needs r? Why is a batch of 16 customers not 16 times
 # slower than one of a single customer?
 #
 # <details><summary>Answers</summary>

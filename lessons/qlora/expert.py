@@ -43,8 +43,8 @@ RANK, ALPHA, SEED = 8, 16, 0
 # ## 1. The hole, and two baselines
 #
 # As in the intermediate lesson: SmolLM2, Grimm's tales, NF4 with double quantisation for every linear layer in the
-# blocks. Whole tales are held out. One unquantised model serves as a stage: `put` lays any weights into it. What we
-# read from outputs is laptop scale's.
+# transformer blocks. Whole tales are held out. One unquantised model serves as a stage: `put` lays any weights into
+# it. What we read from outputs is laptop scale's.
 
 # %%
 import random
@@ -201,8 +201,8 @@ for kind, (change, low, high) in by_kind.items():
 
 # %% [markdown]
 # `down_proj`, by far: a quarter of the weights, about half of the seven rises together. Its output goes straight into
-# the hidden state (so does `o_proj`'s), and its inputs are uneven. (`llm_int8_skip_modules=["down_proj", "lm_head"]`
-# spares it, in 4 bits too.) And one block at a time:
+# the hidden state; but so does `o_proj`'s. (`llm_int8_skip_modules=["down_proj", "lm_head"]` spares it, in 4 bits
+# too.) And one block at a time:
 
 # %%
 blocks = sorted({int(name.split(".")[2]) for name in linear})
@@ -337,11 +337,12 @@ for name in list(tried)[1:]:
 # - **Squared errors mislead.** MXFP4's is smaller than FP4's, its perplexity far worse. Its usual scale cuts a block's
 #   largest weights by up to a quarter. With nothing cut, the squared error *grows* a little, and perplexity falls from
 #   68 to 58: still worse than NF4 and FP4, which keep each block's largest weight almost exactly.
-# - So few passages can't tell FP4 or INT4 from NF4.
+# - So few passages can't tell FP4 or INT4 from NF4; for FP4, the intermediate lesson's 80 could.
 #
 # ### Rounding that looks at data
 #
-# The error of the *outputs*, (W - Ŵ) x, should be small, and some inputs are far larger than others. Two answers:
+# With Ŵ for the rounded W, the error of the *outputs*, (W - Ŵ) x, should be small, and some inputs are far larger than
+# others. Two answers:
 #
 # - [AWQ](https://arxiv.org/abs/2306.00978) multiplies columns with large inputs before rounding, and divides after.
 # - [GPTQ](https://arxiv.org/abs/2210.17323) rounds column by column; those still to come make up for the error so far.
@@ -602,7 +603,7 @@ for name in ("LoftQ", "weighted"):
 # %% [markdown]
 # LoftQ's start can't be told from B = 0, before or after training. (Its paper's gains are largest at 2 bits.) The
 # weighted one closes more than half of the hole before the first step, and is ahead after the last (not only for the
-# hole: see section 8).
+# hole: see section 8). Each start was trained once; intervals know of texts only.
 #
 # *Here ends the third focus session.*
 #
@@ -686,8 +687,8 @@ print(lessonkit.compare_perplexities(merged["into W, then NF4"], merged["into th
 # - **Into the 4-bit weights: the training is gone.** It is about as bad as NF4 before training.
 # - Into Ŵ in 16 bits: the trained model, nearly; rounding to 16 bits costs a little of Δ.
 # - Into W in 16 bits: *better* than what was trained. The hole is gone, and what was learned fits W, too.
-# - W + Δ in NF4 is as small as the first, and only a little worse than the trained model; with GPTQ, no difference can
-#   be told. So keep the original weights, and quantise last.
+# - W + Δ in NF4 is as small as the first, and only a little worse than the trained model; with GPTQ (on training
+#   passages), no difference can be told. So keep the original weights, and quantise last.
 #
 # ### Why merging into the codes loses
 #
@@ -975,7 +976,7 @@ print(f"{step.peak_bytes / 2**30:.1f} GiB of a T4's {GPUS['T4 (16 GB)']}")
 #
 # 1. Errors in weights are alike everywhere; harm isn't. Measure outputs or perplexity, on data.
 # 2. Judge no scheme by weights that have been through it, nor by squared errors.
-# 3. A start weighted by the inputs closes much of the hole; LoftQ's, at 4 bits and a low rank, little.
+# 3. A start weighted by the inputs closed much of the hole; LoftQ's, at 4 bits and a low rank, little.
 # 4. Merge into the original weights, and quantise last. Merging into 4-bit codes can lose everything.
 # 5. 65B should fit 48 GB, with checkpointing, double quantisation, and small or paged moments.
 #
