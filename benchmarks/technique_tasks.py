@@ -39,9 +39,9 @@ CLASSES, TALES = "reuters-r8", "grimm-tales"
 class Task:
     """One task and its budget.
 
-    model: the asset. rates: learning rates to choose from, by technique. texts, tune_texts: training rows of a run and of a
-    run of the search. validation_texts: rows of the training split kept apart, on which rates are chosen, never on the
-    test split. test_texts: rows of the test split that are scored. length: tokens of a row. batch, epochs: of a run.
+    model: the asset. rates: learning rates to begin the search with, by technique. texts: training rows of a run.
+    validation_texts: rows of the training split kept apart, on which rates are chosen, never on the test split.
+    test_texts: rows of the test split that are scored. length: tokens of a row. batch, epochs: of a run.
     targets: LoRA's modules. bottleneck: adapters' size.
     """
 
@@ -49,7 +49,6 @@ class Task:
     model: str
     rates: dict[str, tuple[float, ...]]
     texts: int
-    tune_texts: int
     validation_texts: int
     test_texts: int
     length: int
@@ -65,18 +64,17 @@ TASKS = {
         model="minilm",
         rates={
             "full": (1e-4, 2e-4, 5e-4),
-            "lora": (1e-3, 2e-3, 5e-3),
-            "qlora": (1e-3, 2e-3, 5e-3),
-            "prompt": (1e-2, 3e-2, 1e-1),
-            "adapters": (1e-3, 2e-3, 5e-3),
+            "lora": (2e-3, 5e-3, 1e-2),
+            "qlora": (2e-3, 5e-3, 1e-2),
+            "prompt": (2e-2, 5e-2, 1e-1),
+            "adapters": (2e-3, 5e-3, 1e-2),
         },
-        texts=960,
-        tune_texts=320,
+        texts=1280,
         validation_texts=242,
         test_texts=2189,
         length=40,
-        batch=16,
-        epochs=2,
+        batch=8,
+        epochs=1,
         targets=["query", "key", "value", "attention.output.dense"],
         bottleneck=48,
     ),
@@ -84,18 +82,17 @@ TASKS = {
         name="SmolLM2-135M on Grimm's tales",
         model="smollm2",
         rates={
-            "full": (5e-5, 1e-4, 2e-4),
-            "lora": (5e-4, 1e-3, 2e-3),
-            "qlora": (5e-4, 1e-3, 2e-3),
-            "prompt": (1e-2, 3e-2, 1e-1),
-            "adapters": (5e-4, 1e-3, 2e-3),
+            "full": (1e-4, 2e-4, 5e-4),
+            "lora": (1e-3, 2e-3, 5e-3),
+            "qlora": (1e-3, 2e-3, 5e-3),
+            "prompt": (2e-2, 5e-2, 1e-1),
+            "adapters": (1e-3, 2e-3, 5e-3),
         },
-        texts=112,
-        tune_texts=32,
+        texts=80,
         validation_texts=24,
         test_texts=48,
         length=48,
-        batch=8,
+        batch=4,
         epochs=1,
         targets="all-linear",
         bottleneck=64,
@@ -106,17 +103,16 @@ TASKS = {
 # ---- Texts ------------------------------------------------------------------------------------------
 
 
-def texts(task: Task, seed: int, tuning: bool) -> tuple[Any, Any]:
-    """(train, evaluation) rows as token ids; evaluation is the test split; while tuning, part of the training split."""
+def texts(task: Task, seed: int) -> tuple[Any, Any, Any]:
+    """(train, validation, test) rows as token ids; validation rows are a part of the training split, kept apart."""
     tokenizer = lessonkit.load_tokenizer(task.model)
-    rows = task.tune_texts if tuning else task.texts
     if task.model == "minilm":
         data = lessonkit.load_dataset(CLASSES)
         held = data["train"].shuffle(seed=1234)  # the same validation texts for every seed
         validation = held.select(range(task.validation_texts))
         train = held.select(range(task.validation_texts, len(held)))
-        scored = validation if tuning else data["test"].select(range(task.test_texts))
-        chosen = (train.shuffle(seed=seed).select(range(rows)), scored)
+        test = data["test"].select(range(task.test_texts))
+        chosen = (train.shuffle(seed=seed).select(range(task.texts)), validation, test)
 
         def tokenize(batch: dict) -> dict:
             return tokenizer(batch["text"], truncation=True, max_length=task.length)
@@ -127,8 +123,7 @@ def texts(task: Task, seed: int, tuning: bool) -> tuple[Any, Any]:
         held.select(range(task.validation_texts)),
         held.select(range(task.validation_texts, len(held))),
     )
-    scored = validation if tuning else test.select(range(task.test_texts))
-    return train.shuffle(seed=seed).select(range(rows)), scored
+    return train.shuffle(seed=seed).select(range(task.texts)), validation, test.select(range(task.test_texts))
 
 
 def _passages(split: str, tokenizer: Any, length: int) -> Any:
@@ -206,10 +201,10 @@ def trainer(
 # ---- What is measured -------------------------------------------------------------------------------
 
 
-def measure(task: Task, technique: str, rate: float, seed: int, tuning: bool) -> dict[str, Any]:
-    """Train once and score. Everything a row of the result needs; ``scores`` has one number a text of the evaluation."""
+def measure(task: Task, technique: str, rate: float, seed: int) -> dict[str, Any]:
+    """Train once and score. Everything a row of the result needs; ``scores`` has one number a test text."""
     hardware = lessonkit.detect_hardware()
-    train, evaluation = texts(task, seed, tuning)
+    train, validation, test = texts(task, seed)
     with tempfile.TemporaryDirectory() as folder:
         made = trainer(task, technique, rate, seed, hardware, train, folder)
         before = time.process_time()
@@ -222,9 +217,8 @@ def measure(task: Task, technique: str, rate: float, seed: int, tuning: bool) ->
             "core_seconds": time.process_time() - before,
             "peak_bytes": run.peak_bytes,
         }
-        found |= _scores(task, made, evaluation)
-        if tuning:
-            return found
+        found["validation"] = _scores(task, made, validation)["quality"]
+        found |= _scores(task, made, test)
         model = made.model.eval()
         trained = [each for each in model.parameters() if each.requires_grad]
         count = sum(each.numel() for each in trained)
@@ -249,7 +243,7 @@ def latencies(task: Task, repeats: int = 40) -> dict[str, float]:
     """Median milliseconds of a forward pass over one text, by technique, in turns; no number of it depends on training."""
     hardware = lessonkit.detect_hardware()
     models = {technique: build(task, technique, 0, hardware).eval() for technique in TECHNIQUES}
-    ids = texts(task, 0, True)[1][0]["input_ids"]
+    ids = texts(task, 0)[1][0]["input_ids"]
     batch = {"input_ids": torch.tensor([ids], device=next(models["full"].parameters()).device)}
     with torch.inference_mode():
         timed = lessonkit.latency(

@@ -2,10 +2,11 @@
 
 python benchmarks/techniques.py [--seeds 3] [--tasks encoder decoder] [--fresh]
 
-Each technique first gets its learning rate by the same search (three rates, one short training each, judged on texts held
-out of the training split), then is trained with each seed and scored on the test split. Every training is a process of its
-own, so that its peak memory is its own; latency is measured apart, all techniques in turns. What is finished is kept in
-outputs/, and a second start goes on after it; --fresh begins anew. Then the claims of the overview are judged by what was
+Each technique gets its learning rate by the same search: three rates, each with the whole budget, judged on texts held out
+of the training split, and further ones while the best is at an edge. (A shorter search would favour rates at which longer
+trainings fall apart.) Then it is trained with the other seeds too, and scored on the test split. Every training is a process
+of its own, so that its peak memory is its own; latency is measured apart, all techniques in turns. What is finished is kept
+in outputs/, and a second start goes on after it; --fresh begins anew. Then the claims of the overview are judged by what was
 measured.
 """
 
@@ -25,10 +26,12 @@ from technique_claims import judge
 from technique_tasks import RANK, TASKS, TECHNIQUES, VIRTUAL_TOKENS, Task, latencies, measure, texts
 
 import lessonkit
+from lessonkit.errors import TrainingError
 from lessonkit.evaluation.bootstrap import percentile_interval, resamples
 
 KEPT = Path(__file__).resolve().parent.parent / "outputs" / "benchmarks" / "techniques.jsonl"
-SHOWN = ("quality", "core_seconds", *TECHNIQUES)
+MOST_RATES = 6  # that a technique's search may try
+SHOWN = ("validation", "quality", "core_seconds", *TECHNIQUES)
 NAMES = {
     "full": "Full fine-tuning",
     "lora": f"LoRA, r = {RANK}",
@@ -57,28 +60,39 @@ def once(order: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def order(name: str, technique: str, rate: float, seed: int, tuning: bool) -> dict[str, Any]:
+def order(name: str, technique: str, rate: float, seed: int) -> dict[str, Any]:
     """What a training is told; the task's sizes are in it, so that a change of them is no old result."""
     task = TASKS[name]
-    rows = [task.tune_texts, task.validation_texts] if tuning else [task.texts, task.test_texts]
-    sizes = [*rows, task.length, task.batch, task.epochs, task.bottleneck]
-    return {
-        "task": name,
-        "technique": technique,
-        "rate": rate,
-        "seed": seed,
-        "tuning": tuning,
-        "sizes": sizes,
-    }
+    sizes = [task.texts, task.validation_texts, task.test_texts]
+    sizes += [task.length, task.batch, task.epochs, task.bottleneck]
+    return {"task": name, "technique": technique, "rate": rate, "seed": seed, "sizes": sizes}
 
 
-def best_rate(name: str, technique: str) -> tuple[float, dict[str, float]]:
-    """The rate whose short training scored best on the validation texts, and all scores by rate."""
-    found = {
-        rate: once(order(name, technique, rate, 0, True))["quality"] for rate in TASKS[name].rates[technique]
-    }
-    chosen = max(found, key=found.get) if name == "encoder" else min(found, key=found.get)
-    return chosen, {f"{rate:g}": round(quality, 4) for rate, quality in found.items()}
+def best_rate(name: str, technique: str, seed: int) -> tuple[float, dict[str, float]]:
+    """The rate whose training with this seed scored best on the validation texts, and all scores by rate.
+
+    While the best is the highest or the lowest tried, the next one beyond is tried too: whichever technique that
+    befalls, so that none is judged at the edge of a grid that somebody guessed.
+    """
+    better = max if name == "encoder" else min
+    found = {}
+    for rate in TASKS[name].rates[technique]:
+        found[rate] = once(order(name, technique, rate, seed))["validation"]
+    while len(found) < MOST_RATES:
+        chosen = better(found, key=found.get)
+        if min(found) < chosen < max(found):
+            break
+        beyond = next_rate(chosen, 1 if chosen == max(found) else -1)
+        found[beyond] = once(order(name, technique, beyond, seed))["validation"]
+    return better(found, key=found.get), {f"{rate:g}": round(found[rate], 4) for rate in sorted(found)}
+
+
+def next_rate(rate: float, direction: int) -> float:
+    """The next of 1, 2, 5, 10, 20, 50... (times a power of ten), upwards or downwards."""
+    power = math.floor(math.log10(rate) + 1e-9)
+    ladder = [float(f"{step}e{exponent}") for exponent in range(power - 1, power + 2) for step in (1, 2, 5)]
+    place = min(range(len(ladder)), key=lambda at: abs(math.log(ladder[at] / rate)))
+    return ladder[place + direction]
 
 
 def measured_rows(name: str, seeds: list[int]) -> tuple[list[dict[str, Any]], dict[str, list[list[float]]]]:
@@ -86,8 +100,8 @@ def measured_rows(name: str, seeds: list[int]) -> tuple[list[dict[str, Any]], di
     task, rows, single = TASKS[name], [], {}
     total = lessonkit.predict_memory(task.model, "full", **_shape(task, "full")).total_parameters
     for technique in TECHNIQUES:
-        rate, tried = best_rate(name, technique)
-        runs = [once(order(name, technique, rate, seed, False)) for seed in seeds]
+        rate, tried = best_rate(name, technique, seeds[0])
+        runs = [once(order(name, technique, rate, seed)) for seed in seeds]
         single[technique] = [run["scores"] for run in runs]
         plan = lessonkit.predict_memory(task.model, technique, **_shape(task, technique))
         own = runs[0]["trained_parameters"] - runs[0]["head_parameters"]
@@ -167,7 +181,7 @@ def baseline(name: str, task: Task) -> dict[str, Any]:
         data = lessonkit.load_dataset("reuters-r8")
         quality = lessonkit.majority_baseline(data["train"]["label"], data["test"]["label"])
         return {"name": "Majority class", "technique": "", "quality": quality, "n": len(data["test"])}
-    _, test = texts(task, 0, False)
+    *_, test = texts(task, 0)
     scored = lessonkit.perplexity(lessonkit.load_model(task.model), test, batch_size=8)
     return {"name": "Untrained", "technique": "", "quality": scored.perplexity, "n": scored.n}
 
@@ -177,7 +191,11 @@ def _one(told: dict[str, Any]) -> dict[str, Any]:
     task = TASKS[told["task"]]
     if told.get("latencies"):
         return latencies(task)
-    found = measure(task, told["technique"], told["rate"], told["seed"], told["tuning"])
+    try:
+        found = measure(task, told["technique"], told["rate"], told["seed"])
+    except TrainingError as error:  # a rate so high that the loss is no number any more: never chosen
+        print(error, file=sys.stderr)
+        return {"validation": 0.0 if told["task"] == "encoder" else 1e9}
     if not math.isfinite(found["quality"]):
         sys.exit(f"the quality is {found['quality']}")
     return found
@@ -207,7 +225,7 @@ def main() -> None:
         rows,
         tasks={
             name: {"name": TASKS[name].name, "texts": TASKS[name].texts, "length": TASKS[name].length}
-            | {"batch": TASKS[name].batch, "epochs": TASKS[name].epochs, "tune_texts": TASKS[name].tune_texts}
+            | {"batch": TASKS[name].batch, "epochs": TASKS[name].epochs}
             | {"n": found[name][0]["n"]}
             for name in found
         },

@@ -121,11 +121,17 @@ def test_the_validation_texts_of_the_exercise_are_the_lessons():
     assert f"**at most {100 * facts.SHARE:g} % of the model's numbers**" in told
 
 
-def test_a_rank_of_one_keeps_to_the_share_and_the_start_does_not():
-    """LoRA on MiniLM's query and value, and the head."""
+def test_a_rank_of_one_on_value_keeps_to_the_share_and_the_start_does_not():
+    """LoRA on MiniLM's query and value, or value alone, and the head; a soft prompt, as long as the lesson's or half."""
     total, head = 22_713_216 + 3_080, 8 * 385
-    shares = {r: (6 * 2 * 2 * 384 * r + head) / (total + 6 * 2 * 2 * 384 * r + head) for r in (1, 8)}
-    assert shares[1] < facts.SHARE < shares[8]
+    lora = {(r, modules): 6 * modules * 2 * 384 * r for r in (1, 8) for modules in (1, 2)}
+    prompt = {tokens: 384 * tokens for tokens in (10, 20)}
+
+    def share(own: int) -> float:
+        return (own + head) / (total + own + head)
+
+    assert share(lora[1, 1]) < facts.SHARE < share(lora[1, 2]) < share(lora[8, 2])
+    assert share(prompt[10]) < facts.SHARE < share(prompt[20])
 
 
 # ---- Fairness ---------------------------------------------------------------------------------------

@@ -163,7 +163,8 @@ def techniques(measured: dict[str, Any]) -> Iterator[str]:
     )
     yield (
         f"{tasks}. Mean of {len(measured['seeds'])} seeds, ± half their range; in brackets 95 % intervals over texts and "
-        "seeds. Each technique's learning rate comes from the same search of three. Trained: the head of "
+        "seeds. Each technique's learning rate comes from the same search, which goes on while the best is at an edge. "
+        "Trained: the head of "
         f"{measured['head_parameters']:,} numbers, which the encoder's techniques all need, is left out. Training: "
         f"core-seconds, with {measured['threads']} thread{'s' * (measured['threads'] > 1)}; latency: one text. "
         f"{_measured_on(measured)}"
