@@ -111,7 +111,7 @@ def test_the_lesson_and_its_exercise_draw_the_same_validation_texts():
         "data": {"train": data, "test": data},
         "SEED": 0,
         "TRAIN_TEXTS": 64,
-        "VALIDATION_TEXTS": 64,
+        "VALIDATION_TEXTS": facts.VALIDATION["smoke"],
         "TEST_TEXTS": 64,
     }
     drawn = own("shuffled", "splits", **names)["splits"]["validation"]["label"]

@@ -30,7 +30,7 @@ lesson = lessonkit.start("beginner/full-fine-tuning")
 
 # %%
 MODEL = lesson.pick(smoke="minilm", laptop="minilm", gpu="google-bert/bert-base-uncased")
-TRAIN_TEXTS = lesson.pick(smoke=32, laptop=3200, gpu=5485)  # of 5,485
+TRAIN_TEXTS = lesson.pick(smoke=64, laptop=3200, gpu=5485)  # of 5,485
 TEST_TEXTS = lesson.pick(smoke=32, laptop=2189, gpu=2189)  # of 2,189
 MAX_LENGTH = lesson.pick(smoke=16, laptop=40, gpu=128)  # tokens of each text that are read
 BATCH_SIZE = lesson.pick(smoke=8, laptop=16, gpu=32)  # texts for each step of the training

@@ -9,7 +9,7 @@
 #
 # You will be able to say which fine-tuning technique suits a task, from your own measurements, and how sure that is.
 #
-# **90 minutes**, three focus sessions (about seven to eight minutes are training, on 2 CPU cores) · **intermediate** · before
+# **90 minutes**, three focus sessions (about eight minutes are training, on 2 CPU cores) · **intermediate** · before
 # this: [understanding metrics](understanding-metrics.ipynb), and a notebook on each technique:
 # [LoRA](../beginner/lora.ipynb), [prompt tuning](../beginner/prompt-tuning.ipynb),
 # [QLoRA](../intermediate/qlora.ipynb), [adapters](../intermediate/adapters.ipynb) · next:
@@ -212,7 +212,7 @@ for technique, (kind, options) in foreseen.items():
 # laptop it would take longer than the comparison, so it has run before: `benchmarks/techniques.py` tried at least three
 # rates for each technique, and further ones while the best was at an edge. Same model, same task, 1,280 texts of 40 tokens:
 
-# %%
+# %% tags=["nbval-check-output"]
 import json
 from pathlib import Path
 
