@@ -163,7 +163,8 @@ def techniques(measured: dict[str, Any]) -> Iterator[str]:
     )
     yield (
         f"{tasks}. Mean of {len(measured['seeds'])} seeds, ± half their range; in brackets 95 % intervals over texts and "
-        "seeds. Each technique's learning rate comes from the same search, which goes on while the best is at an edge. "
+        "seeds. Of perplexities, the share is full fine-tuning's over this one's: above 100 % is better. "
+        "Each technique's learning rate comes from the same search, which goes on while the best is at an edge. "
         "Trained: the head of "
         f"{measured['head_parameters']:,} numbers, which the encoder's techniques all need, is left out. Training: "
         f"core-seconds, with {measured['threads']} thread{'s' * (measured['threads'] > 1)}; latency: one text. "
