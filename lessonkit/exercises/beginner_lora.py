@@ -165,7 +165,7 @@ class _Validation:
 def _validation(scale: str) -> _Validation:
     from lessonkit.data import load_dataset
 
-    end = {"smoke": 5024}.get(scale, 5485)
+    end = {"smoke": 5064}.get(scale, 5485)
     return _Validation(
         list(load_dataset("reuters-r8")["train"].shuffle(seed=0).select(range(5000, end))["label"])
     )

@@ -351,8 +351,8 @@ def _five_tokens() -> Exercise:
             WrongAnswer(
                 "the-labels",
                 lambda data: _made(5, data.labels),
-                "Every single one right? No honest prompt of this model manages that on so little of each text. Were the "
-                "true labels passed in?",
+                "Every single one right? No honest prompt of this model manages that on 20 tokens a text. Were the true "
+                "labels passed in?",
                 when=lambda attempt: attempt.score > 0.995,
             ),
             WrongAnswer(

@@ -27,10 +27,10 @@ lesson = lessonkit.start("beginner/lora")
 
 # %%
 MODEL = lesson.pick(smoke="minilm", laptop="minilm", gpu="google-bert/bert-base-uncased")
-TRAIN_TEXTS = lesson.pick(smoke=16, laptop=3200, gpu=5000)  # of 5,485; the last 485 are for validation
-TEST_TEXTS = lesson.pick(smoke=16, laptop=2189, gpu=2189)  # of 2,189
-MAX_LENGTH = lesson.pick(smoke=12, laptop=20, gpu=128)  # tokens of each text that are read
-BATCH_SIZE = lesson.pick(smoke=8, laptop=16, gpu=32)
+TRAIN_TEXTS = lesson.pick(smoke=64, laptop=3200, gpu=5000)  # of 5,485; the last 485 are for validation
+TEST_TEXTS = lesson.pick(smoke=64, laptop=2189, gpu=2189)  # of 2,189
+MAX_LENGTH = lesson.pick(smoke=40, laptop=40, gpu=128)  # tokens of each text that are read
+BATCH_SIZE = lesson.pick(smoke=16, laptop=16, gpu=32)
 EPOCHS = lesson.pick(smoke=1, laptop=1, gpu=3)
 FULL_RATE = lesson.pick(smoke=2e-4, laptop=2e-4, gpu=5e-5)  # learning rate of full fine-tuning
 LORA_RATE = lesson.pick(smoke=5e-3, laptop=5e-3, gpu=5e-4)  # and of LoRA: section 8 tries others
@@ -64,7 +64,7 @@ data = lessonkit.load_dataset("reuters-r8")
 names = data["train"].features["label"].names
 shuffled = data["train"].shuffle(seed=SEED)
 train_dataset = shuffled.select(range(TRAIN_TEXTS)).map(tokenize, batched=True)
-validation = shuffled.select(range(5000, lesson.pick(smoke=5024, laptop=5485, gpu=5485)))
+validation = shuffled.select(range(5000, lesson.pick(smoke=5064, laptop=5485, gpu=5485)))
 validation = validation.map(tokenize, batched=True)
 test_dataset = data["test"].shuffle(seed=SEED).select(range(TEST_TEXTS)).map(tokenize, batched=True)
 print(
@@ -483,8 +483,8 @@ with torch.inference_mode():
 bbc = lessonkit.load_dataset("bbc-news")
 bbc_names = bbc["train"].features["label"].names
 bbc_train = bbc["train"].shuffle(seed=SEED)
-bbc_train = bbc_train.select(range(lesson.pick(smoke=16, laptop=1761, gpu=1761))).map(tokenize, batched=True)
-bbc_test = bbc["test"].select(range(lesson.pick(smoke=16, laptop=464, gpu=464))).map(tokenize, batched=True)
+bbc_train = bbc_train.select(range(lesson.pick(smoke=64, laptop=1761, gpu=1761))).map(tokenize, batched=True)
+bbc_test = bbc["test"].select(range(lesson.pick(smoke=64, laptop=464, gpu=464))).map(tokenize, batched=True)
 
 second = get_peft_model(fresh_model(), lora_config())
 trainer = Trainer(second, arguments(LORA_RATE), train_dataset=bbc_train, data_collator=collator)

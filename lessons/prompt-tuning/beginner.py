@@ -28,11 +28,11 @@ lesson = lessonkit.start("beginner/prompt-tuning")
 
 # %%
 MODEL = lesson.pick(smoke="smollm2", laptop="smollm2", gpu="HuggingFaceTB/SmolLM2-1.7B-Instruct")
-TEXT_TOKENS = lesson.pick(smoke=10, laptop=16, gpu=40)  # tokens of each article that are read
-TRAIN_TEXTS = lesson.pick(smoke=16, laptop=160, gpu=960)  # of 1,761
+TEXT_TOKENS = lesson.pick(smoke=10, laptop=20, gpu=40)  # tokens of each article that are read
+TRAIN_TEXTS = lesson.pick(smoke=16, laptop=320, gpu=960)  # of 1,761
 VALIDATION_TEXTS = lesson.pick(smoke=8, laptop=120, gpu=400)  # others of the 1,761, for every choice
 TEST_TEXTS = lesson.pick(smoke=8, laptop=300, gpu=464)  # of 464, for the last measurement
-BATCH_SIZE = lesson.pick(smoke=2, laptop=4, gpu=16)
+BATCH_SIZE = lesson.pick(smoke=2, laptop=8, gpu=16)
 STEPS = lesson.pick(smoke=2, laptop=40, gpu=120)
 FULL_RATE = 2e-4  # the learning rate of full fine-tuning, in the first lesson
 SEED = 0
