@@ -598,8 +598,8 @@ show(mixed)
 # %% [markdown]
 # For each kind, the first line compares with plain fine-tuning, the second with the untrained model. On the machine
 # that built this page, own answers came back from 2.8 times the untrained model's perplexity to 1.02 times, which
-# can't be told from 1. Tales gave up next to nothing, with a quarter fewer rows. And everyday questions get answers again
-# (not true in every detail); those asked here were not rehearsed, the last one not even in its form.
+# can't be told from 1. Tales gave up next to nothing, with a quarter fewer rows. And everyday questions get answers
+# again (not true in every detail); those asked here were not rehearsed, the last one not even in its form.
 #
 # What nobody rehearses, nothing protects. And the intervals tell how much other *texts* would change, not another
 # training: that takes more seeds.
