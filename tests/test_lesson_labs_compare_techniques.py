@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ import lessonkit
 from lessonkit.exercises import labs_compare_techniques as facts
 
 LESSON = "labs/compare-techniques"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_lessons_way_to_count_tells_trained_from_frozen_and_the_head(tiny):
@@ -145,3 +148,17 @@ def test_each_technique_gets_equally_many_rates(scale: str):
     assert len({len(each) for each in rates.values()}) == 1
     assert all(list(each) == sorted(each) for each in rates.values())
     assert set(rates) == {"full fine-tuning", "LoRA", "QLoRA", "prompt tuning", "adapters"}
+
+
+def test_the_laptops_rates_are_the_best_that_the_course_measured():
+    measured = json.loads((ROOT / "results" / "techniques.json").read_text(encoding="utf-8"))["rows"]
+    rates = {
+        row["technique"]: row["rate"] for row in measured if row["task"] == "encoder" and row["technique"]
+    }
+    names = {"lesson": SimpleNamespace(pick=lambda **sizes: sizes["laptop"])}
+    exec(statement(LESSON, "RATES"), names)
+    assert [each for (each,) in names["RATES"].values()] == [
+        rates[kind] for kind in ("full", "lora", "qlora", "prompt", "adapters")
+    ]
+    assert 20 * rates["full"] == pytest.approx(rates["lora"])  # as the lesson says
+    assert 1000 * rates["full"] == pytest.approx(rates["prompt"])

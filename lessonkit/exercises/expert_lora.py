@@ -372,10 +372,10 @@ def _merge() -> Exercise:
         because="One adapter holds three tasks in part: what each keeps depends on how loudly the others speak.",
         hints=(
             "Look at the last plot: which way, at which weight, has the highest mean? `linear` at 1 is not it.",
-            "`cat` adds up the products, with no cross terms. Begin near its best weight of the plot.",
+            "`cat` adds up the products, with no cross terms. Begin with its best weight of the plot for all three.",
             "Print the three accuracies, and give the weakest task a larger weight.",
         ),
-        source="shelf.add_weighted_adapter(list(sets), [0.5, 0.5, 0.6], 'mine', combination_type='cat')\n"
+        source="shelf.add_weighted_adapter(list(sets), [0.5, 0.5, 0.5], 'mine', combination_type='cat')\n"
         "use('mine')\n"
         "answer = {task: predict(shelf, validation[task], task) for task in sets}",
         wrong=(

@@ -807,8 +807,9 @@ for tasks in (*([task] for task in sets), list(sets)):
 # For each task, then for all: does LoRA beat counting words; does the best merger beat no adapter; what did it cost?
 # (Each adapter was trained once: intervals know of texts only.)
 #
-# **Exercise 4, run an experiment.** We tried equal weights. Merge one adapter, with *unequal* ones, that reaches a
-# mean accuracy of **0.68** over the three tasks' validation texts. Take this into the cell, above `answer`:
+# **Exercise 4, run an experiment.** Merge one adapter, with weights and a way of your choice, that reaches a mean
+# accuracy of **0.68** over the three tasks' validation texts. Equal weights may do; can you find better ones? Take
+# this into the cell, above `answer`:
 #
 # ```python
 # shelf.add_weighted_adapter(list(sets), [1.0, 1.0, 1.0], "mine", combination_type="linear")
