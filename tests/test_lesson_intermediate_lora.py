@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from lesson_source import statement
 
+import lessonkit
 from lessonkit.exercises import intermediate_lora as facts
 from lessonkit.exercises import load_exercises
 
@@ -123,13 +125,13 @@ def logits(model, tiny):
         return model(**batch).logits
 
 
-def test_rslora_at_alpha_16_is_lora_at_alpha_128_at_rank_64(tiny):
+def test_rslora_at_alpha_8_is_lora_at_alpha_64_at_rank_64(tiny):
     import torch
 
     options = {"r": 64, "target_modules": ["query", "value"]}
-    rank_stable = logits(adapted(tiny, lora_alpha=16, use_rslora=True, **options), tiny)
-    plain = logits(adapted(tiny, lora_alpha=128, **options), tiny)
-    same_alpha = logits(adapted(tiny, lora_alpha=16, **options), tiny)
+    rank_stable = logits(adapted(tiny, lora_alpha=8, use_rslora=True, **options), tiny)
+    plain = logits(adapted(tiny, lora_alpha=64, **options), tiny)
+    same_alpha = logits(adapted(tiny, lora_alpha=8, **options), tiny)
     assert torch.equal(rank_stable, plain)
     assert not torch.allclose(plain, same_alpha, atol=1e-3)
 
@@ -252,6 +254,42 @@ def test_a_new_adapter_is_not_trained_until_it_is_set(tiny):
     assert trainable(model) == ["second"]
     model.set_adapter("default", inference_mode=True)
     assert trainable(model) == []
+
+
+def test_the_exercise_knows_the_grids_largest_adapter_from_smaller_ones(tiny):
+    for options, smaller in (
+        ({"r": 64, "target_modules": "all-linear"}, False),
+        ({"r": 64}, True),
+        ({"r": 16, "target_modules": "all-linear"}, True),
+    ):
+        assert facts._is_smaller({"model": adapted(tiny, **options)}) is smaller
+
+
+def test_training_starts_from_the_fitted_head_although_few_texts_may_lack_a_class():
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    read = np.random.default_rng(0).normal(size=(40, 6))
+    head = LogisticRegression().fit(read, np.resize([0, 2, 3], 40))
+    model = SimpleNamespace(classifier=torch.nn.Linear(6, 5))
+    names = {"torch": torch, "heads": {1: head}, "base_model": lambda seed: model, "SEED": 0}
+    started = lesson_code(names, "fresh_model")["fresh_model"]()
+    scores = started.classifier(torch.tensor(read, dtype=torch.float32)).detach().numpy()
+    np.testing.assert_allclose(scores[:, head.classes_], head.decision_function(read), atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "gpu"])
+def test_the_exercise_reads_the_lessons_validation_texts(scale):
+    data = lessonkit.load_dataset("20newsgroups")
+    names = {"lesson": SimpleNamespace(pick=lambda **sizes: sizes[scale])}
+    names["shuffled"] = data["train"].shuffle(seed=0)
+    lesson_code(names, "TRAIN_TEXTS", "VALIDATION_TEXTS", "last")
+    rows = names["shuffled"].select(names["last"])
+    assert list(rows["label"]) == facts._validation(scale).labels
+    assert min(names["last"]) >= names["TRAIN_TEXTS"]  # none of them is trained on
+    assert len(data["train"].features["label"].names) == facts.GROUPS
+    assert len(data["train"]) == 11_293
+    assert len(data["test"]) == 7_528
 
 
 def test_two_single_runs_differ_by_more_than_the_band_about_once_in_twenty():

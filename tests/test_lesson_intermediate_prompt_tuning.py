@@ -110,9 +110,9 @@ def test_the_short_prompts_solution_is_the_one_that_the_notebook_measures(tokeni
     assert '"3, the sentence": {"tokens": 3}' in lesson_text(LESSON)
 
 
-@pytest.mark.parametrize(("right", "passes"), [(63, True), (52, True), (51, False), (44, False), (34, False)])
+@pytest.mark.parametrize(("right", "passes"), [(59, True), (52, True), (51, False), (34, False)])
 def test_the_bar_lies_between_drawn_words_and_the_measured_short_prompt(right: int, passes: bool):
-    """Of 80 texts: 63 right as measured with three tokens, 44 with drawn words; 34, the untrained sentence's share."""
+    """Of 80 texts: 59 right as measured with three tokens; 34, the untrained sentence's share."""
     (exercise,) = (each for each in facts.exercises() if each.name == "short-prompt")
     labels = facts._validation("laptop").labels
     predicted = [label if place < right else (label + 1) % 5 for place, label in enumerate(labels)]

@@ -165,7 +165,7 @@ class _Validation:
 def _validation(scale: str) -> _Validation:
     from lessonkit.data import load_dataset
 
-    end = {"smoke": 5064}.get(scale, 5485)
+    end = {"smoke": 5024}.get(scale, 5485)
     return _Validation(
         list(load_dataset("reuters-r8")["train"].shuffle(seed=0).select(range(5000, end))["label"])
     )
@@ -234,11 +234,11 @@ def _budget() -> Exercise:
         hints=(
             f"The head takes {HEAD:,} of them. What is left for A and B, which take {12 * PAIR // RANK:,} for each rank?",
             "Only r = 1 fits the budget. One epoch of 800 texts is 50 steps: look at the loss, does it still fall?",
-            "`lora_config(r=1)`, `LORA_RATE` and 3 epochs.",
+            "`lora_config(r=1)`, `LORA_RATE` and 6 epochs.",
         ),
         source="few = train_dataset.select(range(800))\n"
         "yours = get_peft_model(fresh_model(), lora_config(r=1))\n"
-        "trainer = Trainer(yours, arguments(LORA_RATE, epochs=3), train_dataset=few, data_collator=collator)\n"
+        "trainer = Trainer(yours, arguments(LORA_RATE, epochs=6), train_dataset=few, data_collator=collator)\n"
         "lessonkit.run(trainer)\n"
         "answer = {'model': yours, 'predicted': predict(yours, validation).argmax(-1)}",
         wrong=(

@@ -256,9 +256,10 @@ def _reading() -> Exercise:
 # ---- A soft prompt of the learner's own -------------------------------------------------------------
 
 MOST_TOKENS = 5
-# "Topic of this news?" (5 tokens) on the lesson's training texts at 2e-2: 0.733 after 40 of 60 steps, 0.758 after 60.
-# Untrained, the wordings of section 2 reach 0.25 to 0.57 (0.72 at best where calibrated, which isn't done here).
-REACH = 0.70
+# "Topic of this news?" (5 tokens) on the lesson's training texts at 2e-2: 0.70 after 40 steps, 0.71 after 60; at
+# 4e-2 after 40: 0.63. Untrained, the wordings of section 2 reach 0.24 to 0.56 (0.72 at best where calibrated, which
+# isn't done here).
+REACH = 0.65
 
 
 @dataclass(frozen=True)
@@ -351,8 +352,8 @@ def _five_tokens() -> Exercise:
             WrongAnswer(
                 "the-labels",
                 lambda data: _made(5, data.labels),
-                "Every single one right? No honest prompt of this model manages that on 20 tokens a text. Were the true "
-                "labels passed in?",
+                "Every single one right? No honest prompt of this model manages that on so little of each text. Were the "
+                "true labels passed in?",
                 when=lambda attempt: attempt.score > 0.995,
             ),
             WrongAnswer(

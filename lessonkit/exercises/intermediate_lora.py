@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from lessonkit.exercises import Choice, Exercise, Function, Value, WrongAnswer
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lessonkit.errors import ExerciseError
+from lessonkit.exercises import (
+    Bar,
+    Choice,
+    Exercise,
+    Function,
+    Value,
+    WrongAnswer,
+    part,
+    share_right,
+)
 
 GROUPS = 20
 WEIGHT = (
@@ -13,7 +27,7 @@ LOST = 2.0**-13  # half of the distance to the next number above
 
 def exercises() -> list[Exercise]:
     """Fresh exercises, in the order in which the notebook asks them."""
-    return [_energy(), _truncate(), _coupling(), _lost()]
+    return [_energy(), _truncate(), _coupling(), _rescue(), _lost()]
 
 
 def _energy() -> Exercise:
@@ -193,6 +207,136 @@ def _coupling() -> Exercise:
                 2e-4,
                 "A square root belongs to rsLoRA's rule for the rank. Here the rank stays, and alpha / r grows by 4: "
                 "look at the diagonals of the right heat map.",
+            ),
+        ),
+    )
+
+
+# ---- A training of the learner's own ----------------------------------------------------------------
+
+REACH = 0.5
+SPOILED = 0.4  # below the head that each training starts from, by far
+RANK = 64
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """The validation texts' labels, as section 1 draws them."""
+
+    labels: list[int]
+
+
+def _validation(scale: str) -> _Validation:
+    from lessonkit.data import load_dataset
+
+    count = {"smoke": 40, "laptop": 1000}.get(scale, 2000)
+    rows = load_dataset("20newsgroups")["train"].shuffle(seed=0)
+    return _Validation(list(rows.select(range(len(rows) - count, len(rows)))["label"]))
+
+
+def _part(answer: Any, name: str) -> Any:
+    return part(answer, name, 'answer = {"model": yours, "predicted": predict(yours, validation).argmax(-1)}')
+
+
+def _ranks(answer: Any) -> dict[str, int]:
+    """The rank of each adapter matrix A by its parameter's name, read off its rows."""
+    model = _part(answer, "model")
+    try:
+        return {name: each.shape[0] for name, each in model.named_parameters() if "lora_A" in name}
+    except (AttributeError, TypeError):
+        what = "`model` must be the model that you trained."
+        raise ExerciseError(what, fix='write `"model": yours`') from None
+
+
+def _is_smaller(answer: Any) -> bool:
+    """Whether a rank is lower than asked for, or only the attention's matrices have an adapter."""
+    ranks = _ranks(answer)
+    return min(ranks.values()) < RANK or not any("intermediate" in name for name in ranks)
+
+
+def _accuracy(answer: Any, validation: _Validation) -> float:
+    _ranks(answer)  # says so if there is no model
+    return share_right(_part(answer, "predicted"), validation.labels)
+
+
+def _partly_right(labels: Sequence[int], share: float) -> list[int]:
+    """The labels, of which about that share is right."""
+    return [
+        label if place % 100 < 100 * share else (label + 1) % GROUPS for place, label in enumerate(labels)
+    ]
+
+
+def _made(predicted: Any, rank: int = RANK, modules: Sequence[str] = ("query", "intermediate")) -> dict:
+    """An answer whose model has A matrices of that rank in these modules."""
+    import torch
+
+    model = torch.nn.ModuleDict({"classifier": torch.nn.Linear(4, GROUPS)})
+    for name in modules:
+        model[name] = torch.nn.ModuleDict({"lora_A": torch.nn.Linear(4, rank, bias=False)})
+    return {"model": model, "predicted": predicted}
+
+
+def _as_scores(validation: _Validation) -> dict[str, Any]:
+    """The logits themselves."""
+    import torch
+
+    labels = torch.tensor(_partly_right(validation.labels, 0.6))
+    return _made(torch.nn.functional.one_hot(labels, GROUPS) - 3.5)
+
+
+def _rescue() -> Exercise:
+    return Bar(
+        name="rescue",
+        reference=lambda data: _made(_partly_right(data.labels, 0.6)),
+        also_right=(_as_scores,),
+        measure=_accuracy,
+        bar=REACH,
+        held_out=_validation,
+        measured_on="the validation texts",
+        because="The rank was not at fault: at this scale, this many numbers want a lower learning rate.",
+        hints=(
+            "In section 5, what did a change that became far too long do to the accuracy? Which two knobs make it shorter?",
+            "`length_of_change(yours)` says how long yours became. The good cells of the heat map are a few tenths of W at "
+            "most. Go down with the learning rate in steps of 4.",
+            "`train_lora('all-linear', 64, rate=LORA_RATE / 8)`",
+        ),
+        source="yours, run = train_lora('all-linear', 64, rate=LORA_RATE / 8)\n"
+        "answer = {'model': yours, 'predicted': predict(yours, validation).argmax(-1)}",
+        wrong=(
+            WrongAnswer(
+                "no-adapter",
+                lambda data: _made(_partly_right(data.labels, 0.6), modules=()),
+                "This model has no LoRA matrices. Pass the model as it is after training, not merged.",
+                when=lambda attempt: not _ranks(attempt.answer),
+            ),
+            WrongAnswer(
+                "another-adapter",
+                lambda data: _made(_partly_right(data.labels, 0.6), modules=("query",)),
+                "This is a smaller adapter than the one to rescue: keep `train_lora('all-linear', 64, ...)`, and change "
+                "alpha or the learning rate.",
+                when=lambda attempt: _is_smaller(attempt.answer),
+            ),
+            WrongAnswer(
+                "the-labels",
+                lambda data: _made(data.labels),
+                "No honest model is that good with so few texts. Were the true labels passed in, or was the model trained "
+                "on the validation texts?",
+                when=lambda attempt: attempt.score > 0.95,
+            ),
+            WrongAnswer(
+                "spoiled",
+                lambda data: _made(_partly_right(data.labels, 0.2)),
+                "That is worse than the head that training starts from: alpha times learning rate is still too high. Go "
+                "further down.",
+                when=lambda attempt: attempt.score < SPOILED,
+            ),
+            WrongAnswer(
+                "too-timid",
+                lambda data: _made(_partly_right(data.labels, 0.46)),
+                "Not yet: it hardly got beyond the head that training starts from, or lost again what it won. Compare "
+                "`length_of_change(yours)` with the heat map on the right: is it among the shortest changes there, or among "
+                "the longest?",
+                when=lambda attempt: not attempt.reached,
             ),
         ),
     )

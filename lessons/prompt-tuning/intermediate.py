@@ -10,7 +10,7 @@
 # You will be able to choose a soft prompt's length, start and kind for a language model, serve several learned
 # prompts in one batch, and tell for which tasks to try LoRA beside it.
 #
-# **90 minutes**, four focus sessions (5 minutes are training, on 2 CPU cores) · **intermediate** · before this:
+# **90 minutes**, four focus sessions (up to 3 minutes are training, on 2 CPU cores) · **intermediate** · before this:
 # [prompt tuning, beginner](../beginner/prompt-tuning.ipynb) and
 # [full fine-tuning, intermediate](full-fine-tuning.ipynb) · background:
 # [the guide to prompt tuning](../../lessons/prompt-tuning/guide.md) · next: [adapters, intermediate](adapters.ipynb)
@@ -29,8 +29,8 @@ lesson = lessonkit.start("intermediate/prompt-tuning")
 # %%
 MODEL = lesson.pick(smoke="smollm2", laptop="smollm2", gpu="HuggingFaceTB/SmolLM2-1.7B-Instruct")
 TEXT_TOKENS = lesson.pick(smoke=6, laptop=16, gpu=64)  # of each text: a headline and a little more
-STEPS = lesson.pick(smoke=1, laptop=18, gpu=150)  # of each training; of `codes` twice as many
-BATCH_SIZE = lesson.pick(smoke=2, laptop=6, gpu=16)
+STEPS = lesson.pick(smoke=1, laptop=14, gpu=150)  # of each training; of `codes` twice as many
+BATCH_SIZE = lesson.pick(smoke=2, laptop=4, gpu=16)
 VALIDATION_TEXTS = lesson.pick(smoke=4, laptop=80, gpu=300)
 TEST_TEXTS = lesson.pick(smoke=8, laptop=200, gpu=450)
 VIRTUAL_TOKENS = 12
@@ -375,11 +375,10 @@ best = max(validated, key=lambda name: validated[name].accuracy)  # the first, i
 print("best on the validation texts:", best)
 
 # %% [markdown]
-# At laptop scale, on the machine that built this page (as in all readings below), the **start** decides: the sentence
-# gets 0.81, drawn words 0.55, random vectors 0.46, and the sentence's interval meets neither of theirs. Five equally
-# likely words would mean a loss of ln 5 = 1.6; over the last five steps, only the sentence's twelve tokens come below.
-# **Length** made no difference that 80 texts can show: three tokens get 0.79, though their loss ends higher. All with
-# one seed, one rate and few steps.
+# The **start** decides on so small a budget: the sentence begins lowest and ends lowest, random vectors end far above.
+# Five equally likely words would mean a loss of ln 5 = 1.6: what stays above has not fully learned which words may come.
+# **Length** matters less: compare the two rows that begin with the sentence, and their intervals. All with one seed, one
+# rate and few steps.
 #
 # ## 4. P-tuning, prefix tuning, and LoRA beside them
 #
@@ -442,9 +441,9 @@ for name, (number, seconds) in cost.items():
     )
 
 # %% [markdown]
-# The four intervals overlap: this table doesn't rank the methods. Times are close: every step runs the whole frozen
-# model forwards and back. What differs is size. P-tuning trains 145 times as many numbers as prompt tuning, for a
-# file as small; the prefix's file is 20 times as large, LoRA's about 350 times.
+# Where intervals overlap, this table doesn't rank the methods. Times are close: every step runs the whole frozen model
+# forwards and back. What differs is size. P-tuning trains over a hundred times as many numbers as prompt tuning, for a
+# file of twelve vectors; the prefix's file is 20 times as large as that, LoRA's about 350 times.
 #
 # In the files:
 
@@ -469,13 +468,13 @@ def compare(first, second):
     print(lessonkit.compare_classifiers(news_truth, answers[first], answers[second], names=(first, second)))
 
 
-for other in ("written, calibrated", "counting words", "LoRA"):
+print(f"trained on {len(news['train'])} labelled texts:")
+for other in ("counting words", "written prompt", "written, calibrated", "LoRA"):
     compare("prompt tuning", other)
 
 # %% [markdown]
-# The prompt beats counting words by 0.20 (interval 0.12 to 0.28), and the written prompt as it stands (0.745 and
-# 0.425, intervals apart). It **can't be told from the calibrated one**: taking a mean away, without any label, may be
-# worth as much as training on 108 labelled texts. Nor can it be told from LoRA.
+# The prompt beats counting words, which saw the same texts, and the written prompt as it stands. Beside the **calibrated**
+# one look twice: taking a mean away, without any label, may be worth as much as training on so few labelled texts.
 #
 # *Here ends the second focus session.*
 #
@@ -498,7 +497,8 @@ prompts = {task: load_file(saved[task])["prompt_embeddings"].to(base.device) for
 print({task: tuple(prompt.shape) for task, prompt in prompts.items()})
 
 # %% [markdown]
-# `posts` is learned in part; `codes` does worse than always naming its most frequent code (more in section 7).
+# `posts` is learned in part; `codes` hardly, if at all: compare it with always naming its most frequent code (more in
+# section 7).
 #
 # The batch, by hand: each row is its task's prompt, then its words. Padding goes to the far left, *before* the prompt,
 # with 0 in the mask. (Shifted positions do no harm here: *rotary* ones count distances only.)
@@ -617,8 +617,8 @@ for name, each in timed.items():
     )
 
 # %% [markdown]
-# The mixed batch is about 2.5 times as fast as one by one, and as fast as grouping: the gain is the batch's. Mixing
-# spares you waiting until one task has requests enough to fill one.
+# The mixed batch is far faster than one by one, and no slower than grouping: the gain is the batch's. Mixing spares
+# you waiting until one task has requests enough to fill one.
 #
 # [Lester et al.](https://arxiv.org/abs/2104.08691) (2021, figure 2) call this *mixed-task inference*. A server that
 # takes embeddings as input, such as [vLLM](https://docs.vllm.ai/en/stable/features/prompt_embeds/) with
@@ -733,9 +733,8 @@ ax = lessonkit.plots.bars(
 )
 
 # %% [markdown]
-# Here it doesn't. In twice the steps LoRA gets about as far with codes as with words, and the prompt has learned
-# nothing that shows: 0.225, where the most frequent code alone gets 0.270. **Why** this run can't say. More steps or
-# another rate might help; nothing here shows that codes need other attention.
+# Here it doesn't: LoRA learns the codes, and the prompt stays near what the most frequent code alone gets. **Why** this
+# run can't say. More steps or another rate might help; nothing here shows that codes need other attention.
 #
 # **Why scale helps.** Lester et al. compared prompts with full fine-tuning on SuperGLUE, for five sizes of T5.
 # *Measured* (figure 1): small models stay far behind, the gap closes as they grow, and at 11 billion parameters it
@@ -801,7 +800,7 @@ base.activation_checkpointing_disable()
 # More, with cures: [troubleshooting](../../lessons/troubleshooting.md#prefix-tuning-with-gradient-checkpointing).
 #
 # **Exercise 4, run an experiment.** Every virtual token costs time in use. With at most **3**, reach an accuracy of
-# **0.65 on the validation texts of `news`**, more than twelve drawn words got in section 3. Choose the words to
+# **0.65 on the validation texts of `news`** (section 3 shows what twelve tokens got). Choose the words to
 # start from and the learning rate. Take this into the cell, above `answer`:
 #
 # ```python
