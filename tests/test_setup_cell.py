@@ -120,7 +120,8 @@ def test_a_wheel_beside_the_notebook_comes_before_the_repository(tmp_path: Path,
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lessonkit's wheel, built from a copy and without a network."""
     copy, folder = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT / "lessonkit", copy / "lessonkit", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("lessonkit", "production"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, copy)
     command = [
@@ -238,7 +239,8 @@ def test_on_colab_it_installs_lessonkit_and_only_what_is_missing(colab: Colab, w
     after = colab.entries()
     assert {name: after[name] for name in before} == before  # torch and NumPy among them
     new = sorted(set(after) - set(before))
-    assert new == ["lessonkit", "lessonkit-0.1.0.dist-info", f"{ABSENT}-4.9.9.dist-info", f"{ABSENT}.py"]
+    ours = ["lessonkit", "lessonkit-0.1.0.dist-info", "production"]
+    assert new == sorted([*ours, f"{ABSENT}-4.9.9.dist-info", f"{ABSENT}.py"])
 
     first, second = colab.pip_calls()
     assert "--no-deps" in first["arguments"]
