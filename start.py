@@ -1,7 +1,8 @@
 """Set up and open the course with one command; needs nothing but Python itself.
 
     python start.py                makes .venv, installs, fetches models and data, opens JupyterLab
-    python start.py test           sets up the same way and runs all the tests
+    python start.py --production   the same, with what the production part needs besides
+    python start.py test           sets all of that up and runs all the tests
 
 Every step may be interrupted: the next start goes on from there. A stamp, written last, says that a
 set-up is complete and what it was made from.
@@ -54,6 +55,7 @@ ROOT = Path(__file__).resolve().parent
 FIRST_NOTEBOOK = "notebooks/00-start-here.ipynb"
 GB = 10**9
 VENV_BYTES = int(2.3 * GB)  # a finished .venv with PyTorch's CPU build, measured on Linux
+PRODUCTION_BYTES = int(1.0 * GB)  # what the production part adds to it
 VENV_PARTS = {"bin", "scripts", "include", "lib", "lib64", "share", "etc", "man", "doc", "pyvenv.cfg"}
 VENV_PARTS |= {".gitignore", "setup.log", "lessonkit-setup.json", "cachedir.tag", ".lock"}
 AGAIN = "Then type the same command again: it goes on from here."
@@ -114,14 +116,26 @@ class SetupError(Exception):
 class Home:
     """Where everything lies in one checkout."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, production: bool = False) -> None:
         self.root = root
         self.venv = root / ".venv"
         self.bin = self.venv / ("Scripts" if os.name == "nt" else "bin")
         self.python = self.bin / ("python.exe" if os.name == "nt" else "python")
         self.stamp = self.venv / "lessonkit-setup.json"
         self.log = self.venv / "setup.log"
-        self.requirements = root / "requirements.txt"
+        self.requirements = [root / "requirements.txt"]
+        # Asked for once, the production part stays: a later start without the word takes nothing away.
+        self.production = production or bool(self.stamped().get("production"))
+        if self.production:
+            self.requirements.append(root / "production" / "requirements.txt")
+
+    def stamped(self) -> dict:
+        """What the last complete set-up was made from; empty where there is none."""
+        try:
+            found = json.loads(self.stamp.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def env(self, **extra: str) -> "dict[str, str]":
         """The environment for programs of .venv: the user's own (pip's settings too), .venv first."""
@@ -134,7 +148,7 @@ class Home:
     def fingerprint(self) -> str:
         """Changes when what a set-up is made from changes, or the folder has moved."""
         digest = hashlib.sha256(repr((sys.version_info[:2], str(self.root))).encode("utf-8", "replace"))
-        for path in (self.requirements, self.root / "pyproject.toml"):
+        for path in (*self.requirements, self.root / "pyproject.toml"):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
@@ -303,7 +317,8 @@ print(json.dumps({
 
 def probe(home: Home) -> dict:
     """What .venv's own Python says of itself and of the packages it lacks; empty when it does not run."""
-    names = re.findall(r"(?m)^([\w.-]+)==", home.requirements.read_text(encoding="utf-8"))
+    pins = "\n".join(path.read_text(encoding="utf-8") for path in home.requirements)
+    names = re.findall(r"(?m)^([\w.-]+)==", pins)
     command = [str(home.python), "-I", "-c", PROBE, *names, "lessonkit"]
     try:
         answer = subprocess.check_output(command, cwd=str(home.root), stderr=subprocess.DEVNULL, timeout=120)
@@ -315,13 +330,7 @@ def probe(home: Home) -> dict:
 
 def is_ready(home: Home) -> bool:
     """Whether a complete set-up, made from today's files, is in place and runs."""
-    try:
-        stamp = json.loads(home.stamp.read_text(encoding="utf-8"))
-        if stamp["fingerprint"] != home.fingerprint():
-            return False
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return False
-    return probe(home).get("missing") == []
+    return home.stamped().get("fingerprint") == home.fingerprint() and probe(home).get("missing") == []
 
 
 @contextlib.contextmanager
@@ -366,6 +375,11 @@ def remove_venv(home: Home) -> None:
         raise SetupError(f"{what}\nClose JupyterLab and whatever else uses it. {AGAIN}") from None
 
 
+def needed(home: Home) -> int:
+    """Bytes of a finished .venv."""
+    return VENV_BYTES + (PRODUCTION_BYTES if home.production else 0)
+
+
 def make_venv(home: Home) -> bool:
     """Make sure that .venv is a sound virtual environment of this Python; True when it was made anew."""
     if probe(home).get("pip"):
@@ -374,8 +388,8 @@ def make_venv(home: Home) -> bool:
         say("      The .venv that is here is incomplete or of another Python; making it anew.")
         remove_venv(home)
     free = shutil.disk_usage(str(home.root)).free
-    if free < VENV_BYTES:
-        need = f"the packages need {VENV_BYTES / GB:.1f} GB, and {free / GB:.1f} GB are free"
+    if free < needed(home):
+        need = f"the packages need {needed(home) / GB:.1f} GB, and {free / GB:.1f} GB are free"
         raise SetupError(f"The disk is too full: {need} in {home.root}. Make room. {AGAIN}")
     lines = []
     code = run([sys.executable, "-m", "venv", str(home.venv)], home, lines.append)
@@ -394,8 +408,9 @@ def install(home: Home) -> None:
     numbers = re.findall(r"\d+", found["pip"])[:2]
     # From 24.1 on, pip can tell a program how far a download is; before, only a person at a terminal.
     bar = "raw" if tuple(map(int, numbers)) >= (24, 1) else "off"
+    pins = [word for path in home.requirements for word in ("-r", str(path.relative_to(home.root)))]
     commands = [
-        [*pip, "--prefer-binary", "--progress-bar", bar, "-r", "requirements.txt"],
+        [*pip, "--prefer-binary", "--progress-bar", bar, *pins],
         [*pip, "--no-deps", "--no-build-isolation", "-e", "."],  # setuptools is pinned: needs no network
     ]
     news, lines = PipNews(), []
@@ -433,7 +448,7 @@ def set_up(home: Home) -> None:
         with contextlib.suppress(FileNotFoundError):
             home.stamp.unlink()
         gpu = "; PyTorch for Linux may bring several GB of GPU libraries" if sys.platform == "linux" else ""
-        say(f"[2/4] Packages: about {VENV_BYTES / GB:.1f} GB on disk{gpu}")
+        say(f"[2/4] Packages: about {needed(home) / GB:.1f} GB on disk{gpu}")
         try:
             install(home)
         except SetupError as problem:
@@ -445,6 +460,7 @@ def set_up(home: Home) -> None:
             install(home)
         quiet_jupyter(home)
         stamp = {"fingerprint": home.fingerprint(), "python": sys.version.split()[0]}
+        stamp["production"] = home.production
         home.stamp.with_suffix(".tmp").write_text(json.dumps(stamp), encoding="utf-8")
         os.replace(str(home.stamp.with_suffix(".tmp")), str(home.stamp))
 
@@ -522,15 +538,19 @@ def parse(argv: "list[str]") -> argparse.Namespace:
     """Read the command line; what follows 'test' belongs to pytest."""
     parser = argparse.ArgumentParser(
         prog="start.py",
-        usage="python start.py [--no-browser] [--port N]\n       python start.py test [PYTEST ARGUMENTS]",
+        usage="python start.py [--production] [--no-browser] [--port N]\n       python start.py test [PYTEST ARGUMENTS]",
         description="Sets up the course in .venv (once; later starts take seconds), fetches its models and "
         "data, and opens JupyterLab on the first notebook. Interrupted? Type the same command again.",
-        epilog="'test' sets up the same way, then runs the style checks, the tests and every notebook; with "
+        epilog="'test' sets up the same way, with the production part, then runs the style checks, the tests and "
+        "every notebook; with "
         "arguments, only pytest with them: python start.py test tests/test_start.py -k disk. All other "
         "commands are lessonkit's, which .venv holds: lessonkit --help",
         allow_abbrev=False,
     )
     parser.add_argument("command", nargs="?", metavar="test", help="run the tests, open nothing")
+    parser.add_argument(
+        "--production", action="store_true", help="install what the production part needs, too (stays)"
+    )
     parser.add_argument("--no-browser", action="store_true", help="print the address, open no browser")
     parser.add_argument(
         "--port", type=port_number, metavar="N", help="JupyterLab's port (if taken, the next)"
@@ -556,8 +576,8 @@ def main(argv: "list[str] | None" = None, root: Path = ROOT) -> int:
         with contextlib.suppress(AttributeError):
             out.reconfigure(errors="replace")  # a path may hold letters that this terminal lacks
     options = parse(sys.argv[1:] if argv is None else argv)
-    home = Home(root)
     try:
+        home = Home(root, options.production or options.command == "test")
         prepare(home)
         if options.command == "test":
             return run_tests(home, options.rest)

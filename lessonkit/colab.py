@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lessonkit.errors import LessonError
 
-__all__ = ["install_missing", "missing_requirements", "on_colab"]
+__all__ = ["EXTRAS", "install_missing", "missing_requirements", "on_colab"]
 
 NEVER_TOUCHED = ("torch", "numpy")
 EXTRAS = ("decoder", "labs", "qlora")  # what lessons use beyond the core
@@ -26,7 +26,7 @@ def on_colab() -> bool:
         return False
 
 
-def missing_requirements() -> list[str]:
+def missing_requirements(extras: tuple[str, ...] = EXTRAS) -> list[str]:
     """The requirements of lessonkit that no installed package has the name of, as pip takes them.
 
     A package that is there in an older version is left as it is: on Colab another one may be loaded.
@@ -35,7 +35,7 @@ def missing_requirements() -> list[str]:
     for line in metadata.requires("lessonkit") or []:
         requirement, _, marker = line.partition(";")
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", marker)
-        if extra and extra.group(1) not in EXTRAS:
+        if extra and extra.group(1) not in extras:
             continue
         name = re.match(r"[\w.-]+", requirement).group(0)
         try:
@@ -45,13 +45,13 @@ def missing_requirements() -> list[str]:
     return missing
 
 
-def install_missing() -> list[str]:
+def install_missing(extras: tuple[str, ...] = EXTRAS) -> list[str]:
     """Install the missing requirements, with torch and NumPy held at the versions that are there.
 
     Returns what was installed. Raises LessonError if pip fails.
     """
     try:
-        missing = [name for name in missing_requirements() if not name.startswith(NEVER_TOUCHED)]
+        missing = [name for name in missing_requirements(extras) if not name.startswith(NEVER_TOUCHED)]
     except metadata.PackageNotFoundError:  # used from a checkout, without an installation
         return []
     if not missing:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,7 @@ __all__ = ["Lesson", "current", "note_run", "start"]
 
 T = TypeVar("T")
 RESULT_VARIABLE = "LESSONKIT_RESULT"  # `lessonkit run` names a file here, and reads the metrics from it
+PRODUCTION = "production"  # a kind of lesson, and the extra with the packages that it needs
 CURVES_KEPT = 4  # of a lesson's trainings; a search may have run a hundred
 
 _current: Lesson | None = None
@@ -155,16 +157,19 @@ def start(name: str) -> Lesson:
     """Begin a lesson: say what machine this is, the scale and why, and where progress is kept.
 
     Raises UnknownNameError for a lesson that is not in the curriculum (the nearest is offered), and
-    LessonError for one that is not written yet.
+    LessonError for one that is not written yet, or whose packages aren't installed.
     """
     global _current
-    if colab.on_colab():
-        colab.install_missing()
     entry = load_curriculum(check_files=False).lesson(name)
+    extras = (PRODUCTION,) if entry.kind == PRODUCTION else ()
+    if colab.on_colab():
+        colab.install_missing(colab.EXTRAS + extras)
     if not entry.written:
         raise LessonError(
             f"{entry.title} ({name}) is not written yet.", fix="see `lessonkit lessons` for what is"
         )
+    if extras:
+        _check_packages(name, extras)
     _quiet()
     _one_gpu()
     lesson = Lesson(name, entry.title, detect_hardware(), Journal())
@@ -186,6 +191,20 @@ def start(name: str) -> Lesson:
         start_clock(lesson.journal, name)
     _offer_help()
     return lesson
+
+
+def _check_packages(name: str, extras: tuple[str, ...]) -> None:
+    try:
+        missing = colab.missing_requirements(extras)
+    except metadata.PackageNotFoundError:  # used from a checkout, without an installation
+        return
+    if missing:
+        raise LessonError(
+            f"The lesson {name} needs packages that aren't installed here: {', '.join(missing)}.",
+            why="they are many, so only `python start.py --production` installs them",
+            fix="close JupyterLab and type `python start.py --production`, in an environment of your own "
+            '`pip install -e ".[production]"`; then open this notebook again',
+        )
 
 
 def _offer_help() -> None:

@@ -1,4 +1,4 @@
-"""The three lists of packages agree: pyproject.toml's bounds, requirements.txt's pins, the conda twin."""
+"""The lists of packages agree: pyproject.toml's bounds, the pins of both requirements.txt, the conda twin."""
 
 from __future__ import annotations
 
@@ -13,37 +13,47 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+PINS = (ROOT / "requirements.txt", ROOT / "production" / "requirements.txt")
+
+
+def lines(*files: Path) -> list[str]:
+    return [line for file in files or PINS for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def declared() -> dict[str, SpecifierSet]:
     """Every direct dependency of pyproject.toml, all extras and the build included: name -> bounds."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    lines = table["project"]["dependencies"] + table["build-system"]["requires"]
-    lines += [line for extra in table["project"]["optional-dependencies"].values() for line in extra]
-    found = [Requirement(line) for line in lines]
+    found = table["project"]["dependencies"] + table["build-system"]["requires"]
+    found += [line for extra in table["project"]["optional-dependencies"].values() for line in extra]
+    found = [Requirement(line) for line in found]
     return {canonicalize_name(each.name): each.specifier for each in found}
 
 
-def pinned() -> dict[str, str]:
-    """Every pin of requirements.txt: name -> version."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+def pinned(*files: Path) -> dict[str, str]:
+    """Every pin of the files (all, if none is named): name -> version."""
+    found = [Requirement(line) for line in lines(*files) if line and not line.startswith("#")]
     return {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in found}
 
 
 def test_every_line_is_a_comment_or_one_exact_pin():
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    odd = [line for line in lines if line and not re.fullmatch(r"#.*|[A-Za-z0-9._-]+==\d[\w.]*", line)]
+    odd = [line for line in lines() if line and not re.fullmatch(r"#.*|[A-Za-z0-9._-]+==\d[\w.]*", line)]
     assert odd == []
 
 
 def test_no_package_is_pinned_twice():
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert len([line for line in lines if "==" in line and not line.startswith("#")]) == len(pinned())
+    assert len([line for line in lines() if "==" in line and not line.startswith("#")]) == len(pinned())
 
 
 def test_pins_and_dependencies_name_the_same_packages():
     assert sorted(pinned()) == sorted(declared())
+
+
+def test_the_production_part_is_pinned_apart():
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = {
+        canonicalize_name(Requirement(line).name) for line in table["optional-dependencies"]["production"]
+    }
+    assert {*pinned(PINS[1])} == extra
 
 
 @pytest.mark.parametrize("name", sorted(declared()))

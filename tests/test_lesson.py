@@ -337,10 +337,42 @@ def test_verdict_is_shown_even_if_the_journal_cannot_be_written(begin, exercises
     assert "Not recorded in your journal" in shown
 
 
+@pytest.fixture
+def production_lesson(course, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A lesson of the production part, which is written."""
+    name = "production/serving"
+    lessons = [dataclasses.replace(each, written=each.written or each.id == name) for each in course.lessons]
+    changed = dataclasses.replace(course, lessons=tuple(lessons))
+    monkeypatch.setattr(module, "load_curriculum", lambda **_: changed)
+    return name
+
+
+def test_a_production_lesson_says_what_to_type_where_its_packages_are_missing(production_lesson, monkeypatch):
+    monkeypatch.setattr(colab, "missing_requirements", lambda extras: [f"from {each}" for each in extras])
+    with pytest.raises(LessonError, match="from production") as caught:
+        start(production_lesson)
+    assert "python start.py --production" in caught.value.fix
+    start(NAME)  # the others don't need them
+
+
+def test_a_production_lesson_starts_where_they_are(production_lesson, monkeypatch):
+    monkeypatch.setattr(colab, "missing_requirements", lambda extras: [])
+    assert start(production_lesson).name == production_lesson
+
+
+def test_on_colab_the_production_packages_come_with_their_lessons_alone(production_lesson, monkeypatch):
+    asked = []
+    monkeypatch.setattr(colab, "on_colab", lambda: True)
+    monkeypatch.setattr(colab, "install_missing", asked.append)
+    start(NAME)
+    start(production_lesson)
+    assert ["production" in extras for extras in asked] == [False, True]
+
+
 def test_on_colab_the_missing_is_installed_first(begin, monkeypatch):
     done = []
     monkeypatch.setattr(colab, "on_colab", lambda: True)
-    monkeypatch.setattr(colab, "install_missing", lambda: done.append("installed"))
+    monkeypatch.setattr(colab, "install_missing", lambda extras: done.append("installed"))
     monkeypatch.setattr(module, "detect_hardware", lambda: done.append("looked") or hardware("gpu"))
     start(NAME)
     assert done == ["installed", "looked"]

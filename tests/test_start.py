@@ -9,11 +9,13 @@ from __future__ import annotations
 import ast
 import collections
 import importlib.util
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from types import ModuleType
 
@@ -47,6 +49,8 @@ def root(tmp_path: Path) -> Path:
     (folder / "notebooks").mkdir(parents=True)
     (folder / "notebooks" / "00-start-here.ipynb").write_text("{}", encoding="utf-8")
     (folder / "requirements.txt").write_text("# nothing\n", encoding="utf-8")
+    (folder / "production").mkdir()
+    (folder / "production" / "requirements.txt").write_text("# nothing\n", encoding="utf-8")
     (folder / "pyproject.toml").write_text("[project]\nname = 'lessonkit'\n", encoding="utf-8")
     return folder
 
@@ -287,6 +291,65 @@ def test_package_cut_off_before_its_record_is_forgotten(start, machine, root):
     start.install(start.Home(root))
     assert whole.exists()
     assert not torn.exists()
+
+
+# The production part
+
+
+def installed_from(machine: Machine) -> list[str]:
+    """The files of pins in the last installation."""
+    command = [command for command in machine.commands if machine.kind(command) == "-r"][-1]
+    return [Path(after).as_posix() for word, after in itertools.pairwise(command) if word == "-r"]
+
+
+BOTH = ["requirements.txt", "production/requirements.txt"]
+
+
+@pytest.mark.parametrize(("argv", "files"), [([], BOTH[:1]), (["--production"], BOTH), (["test"], BOTH)])
+def test_the_production_part_is_installed_when_asked_for_and_for_the_tests(start, machine, root, argv, files):
+    assert start.main(argv, root) == 0
+    assert installed_from(machine) == files
+
+
+def test_the_production_part_is_added_later_and_stays(start, machine, root):
+    start.main([], root)
+    machine.commands.clear()
+    assert start.main(["--production"], root) == 0
+    assert machine.kinds() == SET_UP[1:]
+    machine.commands.clear()
+    assert start.main([], root) == 0
+    assert machine.kinds() == ["fetch", "jupyterlab"]
+    (root / "production" / "requirements.txt").write_text("# something else\n", encoding="utf-8")
+    assert start.main([], root) == 0
+    assert installed_from(machine) == BOTH
+
+
+def test_pins_of_the_production_part_do_not_concern_who_has_not_got_it(start, machine, root):
+    start.main([], root)
+    (root / "production" / "requirements.txt").write_text("# something else\n", encoding="utf-8")
+    machine.commands.clear()
+    assert start.main([], root) == 0
+    assert machine.kinds() == ["fetch", "jupyterlab"]
+
+
+def test_the_production_parts_pins_are_looked_for_too(start, root):
+    (root / "requirements.txt").write_text("numpy==1\n", encoding="utf-8")
+    (root / "production" / "requirements.txt").write_text("mlflow==1\n", encoding="utf-8")
+    asked = []
+
+    def check_output(command, **how):
+        asked.append(command)
+        raise OSError("not here")
+
+    start.subprocess = types.SimpleNamespace(
+        check_output=check_output, SubprocessError=Exception, DEVNULL=None
+    )
+    start.probe(start.Home(root, production=True))
+    start.probe(start.Home(root))
+    assert [[name in command for name in ("numpy", "mlflow")] for command in asked] == [
+        [True, True],
+        [True, False],
+    ]
 
 
 # What .venv may be
