@@ -15,16 +15,8 @@ import lessonkit
 from lessonkit.errors import DataError, LessonError, UnknownNameError
 from lessonkit.hardware import detect_hardware
 from production.commands import only_one, run
-from production.multitask_model import (
-    NO_DROPOUT,
-    MultiTask,
-    Task,
-    encode,
-    load_system,
-    lora_config,
-    save_system,
-    save_task,
-)
+from production.multitask_files import load_system, save_system, save_task
+from production.multitask_model import NO_DROPOUT, MultiTask, Task, encode, lora_config
 from production.multitask_training import Rows, draw, fit, predict
 from production.settings import read, work_folder
 
@@ -101,14 +93,15 @@ def read_task(name: str, tokenizer: Any, train: int, test: int, length: int, see
     return Data(Task(name, labels=labels), parts["train"], parts["test"])
 
 
-def with_words(data: Data) -> tuple[Data, Task]:
-    """The same rows with a second label, derived from them: how many words the *whole* text has.
+def with_words(data: Data, most: int = 300) -> tuple[Data, Task]:
+    """The same rows with a second label, derived from them: how many words the *whole* text has, counted up to ``most``.
 
-    Of a cut text the model doesn't see that; of a text shorter than ``length`` tokens it does.
+    Of a text that was cut the model doesn't see that; of a text shorter than ``length`` tokens it does. Without a limit
+    the squares of a few very long texts would drown all others.
     """
     made = []
     for rows in (data.train, data.test):
-        words = torch.tensor([float(len(each.split())) for each in rows.texts])
+        words = torch.tensor([float(min(len(each.split()), most)) for each in rows.texts])
         made.append(Rows(rows.texts, rows.ids, rows.labels | {"words": words}))
     words = made[0].labels["words"]
     task = Task("words", "number", mean=float(words.mean()), scale=float(words.std()), unit="words")

@@ -1,36 +1,25 @@
-"""One base, several tasks: a head for each, and where wanted a LoRA adapter for each. Saved as safetensors, in a folder.
-
-    FOLDER/base/            the encoder and its tokenizer, as ``save_pretrained`` writes them
-    FOLDER/tasks/NAME/      task.json and head.safetensors; with an adapter, PEFT's two files as well
-
-A new task is a new folder under ``tasks``: nothing that was there is written again.
-"""
+"""One base, several tasks: a head for each, and where wanted a LoRA adapter for each."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn import functional
 
-import lessonkit
-from lessonkit.errors import AdapterError, DataError, ModelError, UnknownNameError
+from lessonkit.errors import AdapterError, DataError, UnknownNameError
 
-__all__ = ["MultiTask", "Task", "load_system", "lora_config", "pad", "save_system", "save_task", "sha256"]
+__all__ = ["NO_DROPOUT", "MultiTask", "Task", "encode", "lora_config", "pad", "quiet_peft"]
 
+#: Without dropout the same batches give the same numbers, whoever else trains.
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -101,7 +90,9 @@ class MultiTask(nn.Module):
     def add_task(self, task: Task, lora: LoraConfig | None = None, seed: int = 0) -> None:
         """A new head; with ``lora``, a new adapter too, and from then on a frozen encoder."""
         if task.name in self.tasks:
-            raise AdapterError(f"There is a task {task.name} already.", fix="choose another name")
+            raise AdapterError(
+                f"There is a task {task.name} already.", fix="choose another name, or delete its folder first"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = nn.Linear(self._config.hidden_size, task.outputs)
@@ -109,8 +100,17 @@ class MultiTask(nn.Module):
                 self._add_adapter(task.name, lora)
         self.heads[task.name], self.tasks[task.name] = head.to(self.device), task
 
+    def load_adapter(self, name: str, folder: str) -> None:
+        """An adapter that PEFT saved, for a task whose head is there."""
+        with quiet_peft():
+            if isinstance(self.encoder, PeftModel):
+                self.encoder.load_adapter(folder, adapter_name=name)
+            else:
+                self.encoder = PeftModel.from_pretrained(self.encoder, folder, adapter_name=name)
+        self._active = None
+
     def _add_adapter(self, name: str, lora: LoraConfig) -> None:
-        with _quiet_peft():
+        with quiet_peft():
             if isinstance(self.encoder, PeftModel):
                 self.encoder.add_adapter(name, lora)
             else:
@@ -229,112 +229,8 @@ def _adapter_of(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_peft() -> Iterator[None]:
+def quiet_peft() -> Iterator[None]:
+    """Leave out a warning that a user of PEFT can do nothing about."""
     with warnings.catch_warnings():  # PEFT asks transformers by a name that it is about to drop
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-# ---- A folder of it ---------------------------------------------------------------------------------
-
-
-def sha256(folder: str | Path) -> str:
-    """Of all weights in a folder; a name of the very base that an adapter was trained on."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def save_system(model: MultiTask, folder: str | Path) -> Path:
-    """Write base and tasks. DataError if something is there already."""
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(
-            f"{folder} is not empty.",
-            why="a base that is written anew would break the adapters in it",
-            fix="name another folder, or add a task to this one: python -m production.multitask add NAME",
-        )
-    adapted = isinstance(model.encoder, PeftModel)
-    encoder = model.encoder.get_base_model() if adapted else model.encoder
-    weights = {_plain(name): each for name, each in encoder.state_dict().items() if "lora_" not in name}
-    encoder.save_pretrained(folder / "base", state_dict=weights)
-    model.tokenizer.save_pretrained(folder / "base")
-    for name in model.tasks:
-        save_task(model, name, folder)
-    return folder
-
-
-def _plain(name: str) -> str:
-    return name.replace(".base_layer.", ".")
-
-
-def save_task(model: MultiTask, name: str, folder: str | Path) -> Path:
-    """Add one task's files to a saved system; they appear whole, or not at all."""
-    if name not in model.tasks:
-        raise UnknownNameError("task", name, model.tasks)
-    target = Path(folder) / "tasks" / name
-    if target.exists():
-        raise DataError(
-            f"{target} is there already.", fix="choose another name for the task, or another folder"
-        )
-    half = target.with_name(f".{name}.{os.getpid()}")
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
-    told = asdict(model.tasks[name]) | {"length": model.length, "base_sha256": sha256(Path(folder) / "base")}
-    (half / "task.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
-    head = {part: each.detach().cpu().contiguous() for part, each in model.heads[name].state_dict().items()}
-    save_file(head, half / "head.safetensors")
-    if name in model.adapted:
-        adapter = get_peft_model_state_dict(model.encoder, adapter_name=name)
-        save_file(
-            {part: each.detach().cpu().contiguous() for part, each in adapter.items()},
-            half / "adapter_model.safetensors",
-        )
-        config = model.encoder.peft_config[name]
-        config.base_model_name_or_path = "base"
-        config.save_pretrained(half)
-    os.replace(half, target)
-    return target
-
-
-def load_system(folder: str | Path) -> MultiTask:
-    """The system that ``save_system`` wrote, on the CPU, ready to answer. ModelError if files are missing or don't fit."""
-    folder = Path(folder)
-    found = sorted(folder.glob("tasks/[!.]*/task.json"))
-    if not found or not (folder / "base").is_dir():
-        raise ModelError(
-            f"{folder} holds no system of tasks.",
-            why="base/ or tasks/NAME/task.json is missing",
-            fix="train one: python -m production.multitask train",
-        )
-    encoder = lessonkit.load_model(folder / "base", add_pooling_layer=False, **NO_DROPOUT)
-    told = [json.loads(each.read_text(encoding="utf-8")) for each in found]
-    model = MultiTask(encoder, lessonkit.load_tokenizer(folder / "base"), told[0]["length"])
-    base = sha256(folder / "base")
-    for place, facts in zip(found, told, strict=True):
-        if facts.pop("base_sha256") != base:
-            raise ModelError(
-                f"The task {facts['name']} was trained on another base than {folder / 'base'}.",
-                why="the base's weights have changed since; each of its tasks would answer at random, or nearly so",
-                fix="bring that base back, or train the task anew on this one",
-            )
-        facts.pop("length")
-        _load_task(model, Task(**facts | {"labels": tuple(facts["labels"])}), place.parent)
-    return model.eval()
-
-
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
-def _load_task(model: MultiTask, task: Task, folder: Path) -> None:
-    model.add_task(task)
-    model.heads[task.name].load_state_dict(load_file(folder / "head.safetensors"))
-    if not (folder / "adapter_config.json").exists():
-        return
-    with _quiet_peft():
-        if isinstance(model.encoder, PeftModel):
-            model.encoder.load_adapter(str(folder), adapter_name=task.name)
-        else:
-            model.encoder = PeftModel.from_pretrained(model.encoder, str(folder), adapter_name=task.name)
-    model._active = None

@@ -22,7 +22,7 @@ __all__ = [
     "History",
     "Rows",
     "Uncertainty",
-    "cosine",
+    "cosines",
     "draw",
     "fit",
     "gradient",
@@ -250,7 +250,12 @@ def gradient(model: MultiTask, rows: Rows, name: str) -> torch.Tensor:
     return torch.cat([each.flatten() for each in found]).cpu()
 
 
-def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Of the angle between two vectors: 1 the same direction, 0 at right angles, -1 against each other."""
-    one, other = one.double(), other.double()  # so that millions of rounded products don't add up
-    return float(one @ other / (one.norm() * other.norm()))
+def cosines(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Of the angles between all pairs, (vectors, vectors): 1 the same way, 0 at right angles, -1 against each other."""
+    together = torch.stack(list(vectors))
+    products = torch.zeros(len(together), len(together), dtype=torch.float64)
+    for part in together.split(2**20, dim=1):
+        part = part.double()  # so that the errors of millions of rounded products don't add up
+        products += part @ part.T
+    lengths = products.diagonal().sqrt()
+    return products / lengths / lengths[:, None]

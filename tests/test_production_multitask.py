@@ -15,23 +15,16 @@ from peft import PeftModel
 
 import lessonkit
 from lessonkit.errors import AdapterError, DataError, LessonError, ModelError, UnknownNameError
-from production import multitask
+from production import multitask, multitask_files
 from production.multitask import Settings, add, fresh, read_task, train, with_words
-from production.multitask_model import (
-    MultiTask,
-    Task,
-    load_system,
-    lora_config,
-    pad,
-    save_system,
-    save_task,
-)
+from production.multitask_files import load_system, save_system, save_task
+from production.multitask_model import MultiTask, Task, lora_config, pad
 from production.multitask_training import (
     FixedWeights,
     Rows,
     Uncertainty,
     batches,
-    cosine,
+    cosines,
     draw,
     fit,
     gradient,
@@ -181,9 +174,12 @@ def test_gradients_of_the_shared_encoder(model: MultiTask, rows: Rows) -> None:
     model.add_task(ONE)
     model.add_task(TWO)
     here, there = gradient(model, rows, "one"), gradient(model, rows, "two")
-    assert cosine(here, here) == pytest.approx(1)
-    assert cosine(here, -here) == pytest.approx(-1)
-    assert -1 < cosine(here, there) < 1
+    found = cosines([here, -2 * here, there])
+    assert found.diagonal().tolist() == pytest.approx([1, 1, 1])
+    assert float(found[0, 1]) == pytest.approx(-1)
+    by_torch = torch.nn.functional.cosine_similarity(here, there, dim=0)
+    assert float(found[0, 2]) == pytest.approx(float(by_torch), abs=1e-4)
+    assert torch.allclose(found, found.T)
     assert all(each.grad is None for each in model.parameters())
     model.add_task(Task("three", labels=("a", "b")), lora_config(2))
     with pytest.raises(DataError, match="frozen"):
@@ -266,6 +262,22 @@ def test_adding_writes_nothing_that_was_there(model: MultiTask, rows: Rows, tmp_
         save_system(later, folder)
 
 
+def test_what_is_half_written_is_not_there(model: MultiTask, rows: Rows, tmp_path: Path, monkeypatch) -> None:
+    folder = save_system(with_adapters(model, rows, ONE), tmp_path / "system")
+    with_adapters(model, rows, TWO)
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(multitask_files, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save_task(model, "two", folder)
+    with pytest.raises(OSError, match="No space"):
+        save_system(model, tmp_path / "other")
+    assert list(load_system(folder).tasks) == ["one"]
+    assert not (tmp_path / "other").exists()
+
+
 def test_an_adapter_on_another_base_is_refused(model: MultiTask, rows: Rows, tmp_path: Path) -> None:
     folder = save_system(with_adapters(model, rows, ONE), tmp_path / "system")
     encoder = lessonkit.load_model(folder / "base", add_pooling_layer=False)
@@ -311,8 +323,10 @@ def test_data_of_a_task(tiny, small: Settings) -> None:
     assert data.task.labels == ("comp", "rec")
     assert (len(data.train), len(data.test)) == (20, 10)
     assert max(map(len, data.train.ids)) <= 8
-    both, words = with_words(data)
-    assert both.train.labels["words"].tolist() == [len(each.split()) for each in both.train.texts]
+    both, words = with_words(data, most=9)
+    counted = [len(each.split()) for each in both.train.texts]
+    assert both.train.labels["words"].tolist() == [min(each, 9) for each in counted]
+    assert max(counted) > 9
     assert words.mean == pytest.approx(float(both.train.labels["words"].mean()))
     with pytest.raises(UnknownNameError):
         read_task("topics", tiny.tokenizer, 1, 1, 8)
