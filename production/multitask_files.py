@@ -108,7 +108,7 @@ def load_system(folder: str | Path) -> MultiTask:
         if facts.pop("base_sha256") != base:
             raise ModelError(
                 f"The task {facts['name']} was trained on another base than {folder / 'base'}.",
-                why="the base's weights have changed since; each of its tasks would answer at random, or nearly so",
+                why="the base's weights have changed since; it would load, and give answers that nobody has tested",
                 fix="bring that base back, or train the task anew on this one",
             )
         facts.pop("length")

@@ -191,7 +191,8 @@ def fit(
     groups = [{"params": list(model.trainable(names).values()), "lr": learning_rate}]
     own = list(weighting.parameters())
     groups += [{"params": own, "lr": weighting_rate}] if own else []
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    fused = model.device.type in ("cpu", "cuda")  # one pass over the memory for each tensor
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=fused)
     first = max(1, round(warmup * len(schedule)))
     streams = {name: batches(sources[name], batch_size, _seed(seed, name)) for name in set(schedule)}
     history, began = History(steps=len(schedule)), time.perf_counter()
