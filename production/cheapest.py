@@ -250,9 +250,11 @@ def prove(
             why=str(found),
             fix="allow a longer p95 or a wider margin, or search more settings",
         )
-    if not 2 <= blocks <= len(texts):
+    if blocks < 2 or len(texts) // blocks < target.users:
         raise DataError(
-            f"{len(texts)} texts make no {blocks} blocks.", fix="at least 2 blocks, a text in each"
+            f"{len(texts)} texts make no {blocks} blocks for {target.users} users.",
+            why="with fewer texts than users in a block, nobody waits as they do under load",
+            fix="at least 2 blocks, in each at least a text for each user",
         )
     pair, draw = [found.chosen.setting, found.runner_up.setting], random.Random(seed)
     parts: dict[Setting, list[Measured]] = {each: [] for each in [reference, *pair]}

@@ -425,6 +425,8 @@ def test_the_choice_is_proven_on_other_texts() -> None:
     assert proof.cheaper == "cheaper"
     assert (proof.ratio, proof.ahead, proof.blocks) == (pytest.approx(5 / 6), 6, 6)
     assert "meets both targets" in str(proof)
+    with pytest.raises(DataError, match="no 200 blocks for 2 users"):
+        prove(bench, found, REFERENCE, TEXTS, LABELS, TARGET, 0.36, blocks=200)
     same = Pretended(**{**bench.kinds_, "int8": (0.006, 4)})
     proof = prove(same, found, REFERENCE, TEXTS, LABELS, TARGET, 0.36, blocks=6)
     assert not proof.holds
