@@ -228,7 +228,8 @@ def main(
         wanted = read("multitask", Settings, settings, route=route, temperature=temperature, steps=steps)
         with only_one(place.parent, f"training tasks for {place.name}"):
             found = train(wanted, place) if action == "train" else add(given[0], wanted, place)
-        typer.echo(", ".join(f"{name} {value:,.3f}" for name, value in found.items()) + f"; in {place}")
+        told = (f"{name} {value:,.3f}".removesuffix(".000") for name, value in found.items())
+        typer.echo(f"{', '.join(told)}; in {place}")
 
 
 if __name__ == "__main__":

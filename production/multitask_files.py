@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import lessonkit
 from lessonkit.errors import DataError, ModelError, UnknownNameError
+from lessonkit.quiet import quiet_transformers
 from production.multitask_model import NO_DROPOUT, MultiTask, Task
 
 __all__ = ["load_system", "save_system", "save_task", "sha256"]
@@ -47,7 +48,8 @@ def save_system(model: MultiTask, folder: str | Path) -> Path:
     adapted = isinstance(model.encoder, PeftModel)
     encoder = model.encoder.get_base_model() if adapted else model.encoder
     weights = {_plain(name): each for name, each in encoder.state_dict().items() if "lora_" not in name}
-    encoder.save_pretrained(half / "base", state_dict=weights)
+    with quiet_transformers():
+        encoder.save_pretrained(half / "base", state_dict=weights)
     model.tokenizer.save_pretrained(half / "base")
     for name in model.tasks:
         save_task(model, name, half)
