@@ -65,7 +65,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Found:
-    """rows: all settings, cheapest first. chosen, runner_up: the two cheapest that meet the target; None where none does."""
+    """rows: all settings, cheapest first. chosen: the cheapest that meets the target. runner_up: the next that does, of
+    another kind or length if there is one (at another batch size only, it would answer the same). None where none does.
+    """
 
     rows: list[Row]
     chosen: Row | None
@@ -74,12 +76,14 @@ class Found:
     def __str__(self) -> str:
         if self.chosen:
             return f"chosen: {self.chosen.setting}; runner-up: {self.runner_up.setting if self.runner_up else 'none'}"
-        near = "; ".join(f"{each.setting}: {each.refused}" for each in self.rows[:3])
+        near = "; ".join(f"{each.setting}: {each.refused}" for each in self.rows[:2])
         return f"No setting meets the target. The cheapest, and what they lack: {near}"
 
 
-def loss(right: Sequence[bool], reference: Sequence[bool]) -> tuple[float, tuple[float, float]]:
-    """Accuracy minus the reference's on the same texts, each of shape (n,), and a 95 % interval.
+def loss(
+    right: Sequence[bool], reference: Sequence[bool], level: float = 0.95
+) -> tuple[float, tuple[float, float]]:
+    """Accuracy minus the reference's on the same texts, each of shape (n,), and its interval.
 
     The paired bootstrap; its lower end is moved down to where it would be if the share of texts that are lost were at its
     exact upper limit (Clopper and Pearson 1934). With few lost texts the bootstrap alone is too sure: with none, it says
@@ -93,8 +97,8 @@ def loss(right: Sequence[bool], reference: Sequence[bool]) -> tuple[float, tuple
             f"{one.shape} and {other.shape} are not the same texts.", fix="pass one value for each text"
         )
     n, lost, gained = len(one), int((other & ~one).sum()), int((one & ~other).sum())
-    low, high = bootstrap_interval(one.astype(float) - other)
-    worst = beta.ppf(0.975, lost + 1, n - lost) if lost < n else 1.0
+    low, high = bootstrap_interval(one.astype(float) - other, level=level)
+    worst = beta.ppf((1 + level) / 2, lost + 1, n - lost) if lost < n else 1.0
     return (gained - lost) / n, (min(low, gained / n - float(worst)), high)
 
 
@@ -105,12 +109,16 @@ def judge(
     target: Target,
     hourly: float,
     last: int = 1,
+    level: float = 0.95,
 ) -> Row:
-    """One row from a measurement, the reference's answers to the same texts, and the true classes."""
+    """One row from a measurement, the reference's answers to the same texts, and the true classes.
+
+    level: of the interval of the change in accuracy, which decides.
+    """
     n = min(len(measured.answers), len(reference.answers))
     true = np.asarray(labels[: len(measured.answers)])
     right = np.asarray(measured.answers) == true
-    change, interval = loss(right[:n], np.asarray(reference.answers[:n]) == true[:n])
+    change, interval = loss(right[:n], np.asarray(reference.answers[:n]) == true[:n], level)
     why = []
     if measured.p95 > target.p95:
         why.append(f"p95 {1000 * measured.p95:.0f} ms, above {1000 * target.p95:.0f}")
@@ -179,7 +187,12 @@ def search(
     ]
     ranked = sorted([*whole, *dropped], key=lambda row: row.cost)
     good = [each for each in ranked if not each.refused]
-    return Found(ranked, good[0] if good else None, good[1] if len(good) > 1 else None)
+    others = [each for each in good if _answers(each) != _answers(good[0])] or good[1:]
+    return Found(ranked, good[0] if good else None, others[0] if others else None)
+
+
+def _answers(row: Row) -> tuple[str, int]:
+    return row.setting.kind, row.setting.max_length
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -197,7 +210,8 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 @dataclass(frozen=True)
 class Proof:
     """The choice on fresh texts. chosen, runner_up: judged there. ratio: cost of the chosen divided by that of the
-    runner-up, with its paired interval over ``blocks``. ahead: blocks in which the chosen was cheaper.
+    runner-up, with its paired interval over ``blocks``. ahead: blocks in which the chosen was cheaper. slowest: the p95
+    of each in its slowest block, seconds.
     """
 
     chosen: Row
@@ -206,11 +220,12 @@ class Proof:
     interval: tuple[float, float]
     ahead: int
     blocks: int
+    slowest: tuple[float, float]
 
     @property
-    def holds(self) -> bool:
-        """Whether the chosen meets both targets on the fresh texts."""
-        return not self.chosen.refused
+    def proven(self) -> Row | None:
+        """The chosen if it meets both targets on the fresh texts, else the runner-up if that does, else None."""
+        return next((each for each in (self.chosen, self.runner_up) if not each.refused), None)
 
     @property
     def cheaper(self) -> str:
@@ -220,10 +235,14 @@ class Proof:
 
     def __str__(self) -> str:
         low, high = self.interval
+        said = [
+            f"{each.setting}: {each.refused or 'meets both targets'}"
+            for each in (self.chosen, self.runner_up)
+        ]
         return (
-            f"{self.chosen.setting}: {'meets both targets' if self.holds else self.chosen.refused} on "
-            f"{self.chosen.n:,} fresh texts; against {self.runner_up.setting}: {self.cheaper}, {self.ratio:.2f} times the "
-            f"cost ({low:.2f} to {high:.2f}), ahead in {self.ahead} of {self.blocks} blocks"
+            f"{'; '.join(said)} (n = {self.chosen.n:,} fresh texts). The first is {self.cheaper}: {self.ratio:.2f} times "
+            f"the cost ({low:.2f} to {high:.2f}), ahead in {self.ahead} of {self.blocks} blocks. Proven: "
+            f"{self.proven.setting if self.proven else 'none'}"
         )
 
 
@@ -242,7 +261,9 @@ def prove(
     """Measure the chosen setting and the runner-up again, on texts that had no part in the choice.
 
     Both answer each block of texts, one right after the other, in random order: what slows the machine down for longer
-    than a block slows both. Raises LessonError where the search chose nothing, or has no runner-up.
+    than a block slows both. Two settings have two chances to pass by luck, so the intervals of their change in accuracy are
+    97.5 % ones (Bonferroni): together they hold with 95 %. Raises LessonError where the search chose nothing, or has no
+    runner-up.
     """
     if not found.chosen or not found.runner_up:
         raise LessonError(
@@ -267,8 +288,11 @@ def prove(
         whole[setting] = measured[0]
         for each in measured[1:]:
             whole[setting] += each
-    chosen, runner_up = (judge(whole[each], whole[reference], labels, target, hourly, 3) for each in pair)
+    chosen, runner_up = (
+        judge(whole[each], whole[reference], labels, target, hourly, 3, level=0.975) for each in pair
+    )
     seconds = [[each.seconds for each in parts[setting]] for setting in pair]
     ahead = sum(one < other for one, other in zip(*seconds, strict=True))
     interval = bootstrap_ratio_interval(*seconds)
-    return Proof(chosen, runner_up, sum(seconds[0]) / sum(seconds[1]), interval, ahead, blocks)
+    slowest = tuple(max(each.p95 for each in parts[setting]) for setting in pair)
+    return Proof(chosen, runner_up, sum(seconds[0]) / sum(seconds[1]), interval, ahead, blocks, slowest)

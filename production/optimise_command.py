@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from lessonkit.errors import DataError, UnknownNameError
+from lessonkit.errors import DataError, LessonError, UnknownNameError
 from production.cheapest import Row, Target, judge, prove, search
 from production.commands import only_one
 from production.cost import PRICES, Entry, find_price, write_ledger
@@ -21,16 +21,18 @@ from production.settings import read, work_folder
 
 __all__ = ["Cost", "command", "entries", "held_out"]
 
+LIMIT = 15.0  # seconds for a setting in a first look; the slowest ones would take minutes
+
 
 @dataclass(frozen=True)
 class Cost:
     """Section [cost]. model: a folder; "" for the newest run of ``production.tracking``. data: a dataset of the course with
     a test part, or a CSV file with text and label; what the model was not trained on.
 
-    texts, fresh: so many to choose by, and to prove by. kinds, lengths, batches: what is tried; the first kind at the
-    first length is the reference. users: of the closed loop. p95_ms: at most, under load. margin: accuracy that may be
-    lost. price: a name in the price book. utilisation: share of full load that is asked on average. threads: 0 for as
-    many as suit this machine.
+    texts, fresh: so many to choose by, and to prove by. kinds, lengths, batches: what is tried; the first kind that can be
+    made, at the first length, is the reference. users: of the closed loop. p95_ms: at most, under load. margin: accuracy
+    that may be lost. price: a name in the price book. utilisation: share of full load that is asked on average. threads:
+    0 for as many as suit this machine.
     """
 
     model: str = ""
@@ -161,43 +163,53 @@ def _measured(action: str, given: Cost, folder: Path, model: Path) -> None:
     names = _names(variants.files["merged"])
     texts, labels = held_out(given.data, names, given.texts + given.fresh, given.seed)
     target = Target(given.p95_ms / 1000, given.margin, given.users, given.utilisation)
-    reference = Setting(given.kinds[0], given.lengths[0], 1)
     cut, when = given.texts, dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    ledger = folder / "ledger.csv"
+
+    def keep(rows: list[Row]) -> None:
+        for row in rows:
+            typer.echo(_said(row, price.currency) + (f"; refused: {row.refused}" if row.refused else ""))
+        write_ledger(ledger, entries(rows, target, price, machine.summary(), when))
+
     with Bench(variants, given.threads or machine.threads, folder / "logs", given.kinds) as bench:
         for kind, why in bench.left_out.items():
             typer.echo(f"left out: {kind}: {why}")
+        if not bench.kinds:
+            raise LessonError("No variant can be measured here.", fix='add "merged" to kinds in [cost]')
+        reference = Setting(bench.kinds[0], given.lengths[0])
+        typer.echo(f"reference: {reference}")
         if action == "measure":
-            settings = [Setting(kind, given.lengths[0], 1) for kind in bench.kinds]
-            measured = bench.run_all(settings, texts[:cut], rounds=2, seed=given.seed, users=given.users)
-            rows = [
-                judge(each, measured[reference], labels, target, price.hourly) for each in measured.values()
-            ]
-            for row in rows:
-                kind = row.setting.kind
-                memory = f"{bench.memory(kind).peak / 2**20:,.0f} MiB RAM, {variants.bytes_of(kind) / 2**20:.1f} on disk"
-                typer.echo(f"{_said(row, price.currency)}, {memory}")
+            settings = [Setting(kind, given.lengths[0]) for kind in bench.kinds]
+            options = {"seed": given.seed, "users": given.users, "limit": LIMIT}
+            measured = bench.run_all(settings, texts[:cut], rounds=2, **options)
+            keep(
+                [judge(each, measured[reference], labels, target, price.hourly) for each in measured.values()]
+            )
+            for kind in bench.kinds:
+                peak, size = bench.memory(kind).peak / 2**20, variants.bytes_of(kind) / 2**20
+                typer.echo(f"{kind}: {peak:,.0f} MiB RAM at the most, {size:,.1f} MiB on disk")
         else:
-            grid = itertools.product(bench.kinds, given.lengths, given.batches)
+            grid = [Setting(*each) for each in itertools.product(bench.kinds, given.lengths, given.batches)]
             found = search(
                 bench,
-                [Setting(*each) for each in grid],
+                grid,
                 reference,
                 texts[:cut],
                 labels[:cut],
                 target,
                 price.hourly,
-                screening=max(1, cut // 6),
+                screening=max(given.users, cut // 6),
+                limit=LIMIT,
                 seed=given.seed,
             )
-            rows = found.rows
-            for row in rows:
-                typer.echo(_said(row, price.currency) + (f"; refused: {row.refused}" if row.refused else ""))
+            keep(found.rows)
             typer.echo(str(found))
-            typer.echo(str(prove(bench, found, reference, texts[cut:], labels[cut:], target, price.hourly)))
-    path = write_ledger(folder / "ledger.csv", entries(rows, target, price, machine.summary(), when))
+            proof = prove(bench, found, reference, texts[cut:], labels[cut:], target, price.hourly)
+            keep([proof.chosen, proof.runner_up])
+            typer.echo(str(proof))
     for note in price.notes(dt.date.today()):
         typer.echo(f"price {price.name}: {note}")
-    typer.echo(f"ledger: {path}")
+    typer.echo(f"ledger: {ledger}")
 
 
 def _said(row: Row, currency: str) -> str:

@@ -421,16 +421,18 @@ def test_the_choice_is_proven_on_other_texts() -> None:
     bench = pretended()
     found = found_by(bench)
     proof = prove(bench, found, REFERENCE, TEXTS, LABELS, TARGET, 0.36, blocks=6)
-    assert proof.holds
+    assert proof.proven is proof.chosen
+    assert proof.slowest == (0.01, 0.012)
     assert proof.cheaper == "cheaper"
     assert (proof.ratio, proof.ahead, proof.blocks) == (pytest.approx(5 / 6), 6, 6)
-    assert "meets both targets" in str(proof)
+    assert str(proof).count("meets both targets") == 2
     with pytest.raises(DataError, match="no 200 blocks for 2 users"):
         prove(bench, found, REFERENCE, TEXTS, LABELS, TARGET, 0.36, blocks=200)
     same = Pretended(**{**bench.kinds_, "int8": (0.006, 4)})
     proof = prove(same, found, REFERENCE, TEXTS, LABELS, TARGET, 0.36, blocks=6)
-    assert not proof.holds
+    assert proof.proven is proof.runner_up
     assert "may lose" in str(proof)
+    assert "Proven: onnx" in str(proof)
     assert proof.cheaper == "can't tell"
 
 
@@ -448,6 +450,17 @@ def test_no_lost_text_is_no_proof_that_none_will_be() -> None:
     assert loss([False] * 10, [True] * 10)[1][0] == pytest.approx(-1)
     with pytest.raises(DataError, match="same texts"):
         loss([True], [True, False])
+    assert loss([True] * 100, [True] * 100, 0.975)[1][0] < low
+
+
+def test_the_runner_up_answers_otherwise_where_one_does() -> None:
+    bench = Pretended(merged=(0.010, 30), int8=(0.005, 25), onnx=(0.007, 30))
+    same, other = [Setting("int8", 8, size) for size in (1, 2)], Setting("onnx", 8)
+    options = {"screening": 60, "limit": 1}
+    found = search(bench, [*same, other], REFERENCE, TEXTS, LABELS, TARGET, 0.36, **options)
+    assert found.runner_up.setting == other
+    found = search(bench, same, REFERENCE, TEXTS, LABELS, Target(0.015, 0.05, 2), 0.36, **options)
+    assert {found.chosen.setting, found.runner_up.setting} == set(same)
 
 
 @pytest.mark.parametrize("changed", [0.01, 0.05])
@@ -529,7 +542,7 @@ def test_the_command(action, adapter, variants, texts, tmp_path, capsys, monkeyp
     assert ("MiB RAM" in told) == (action == "measure")
     assert ("meets both targets" in told) == (action == "choose")
     with (tmp_path / "cost" / "ledger.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == (2 if action == "measure" else 4)
+        assert len(list(csv.DictReader(file))) == (2 if action == "measure" else 6)
 
 
 def test_without_a_run_the_command_says_what_to_train(tmp_path) -> None:
