@@ -10,6 +10,7 @@ __all__ = ["Comparison", "compare_runs"]
 
 #: The parts of a record that can make a training come out otherwise.
 CAUSES = ("data", "code", "seed", "hardware", "versions", "settings")
+NAMES_OF_CODE = ("code.version", "code.commit", "code.dirty")
 WEIGHTS = "model/model.safetensors"
 
 
@@ -20,7 +21,7 @@ class Comparison:
     one, other: their run ids. differences: ``{"settings.steps": (60, 80)}``, of all that was recorded beforehand.
     same_weights: whether the weights' sha256 is equal. same_losses: whether each step's loss is, to the last bit.
     first_difference: the first step whose losses differ, None if there is none. largest: the largest gap between two
-    losses of one step. metrics: name -> both values.
+    losses of one step. metrics: name -> both values. Code of the same sha256 is the same, in whatever commit it lies.
     """
 
     one: str
@@ -58,6 +59,8 @@ def compare_runs(one: Mapping[str, Any], other: Mapping[str, Any]) -> Comparison
     """Compare two records, as ``records.read_run`` gives them."""
     flat = [_flat({name: record[name] for name in CAUSES}) for record in (one, other)]
     names = list(dict.fromkeys([*flat[0], *flat[1]]))
+    if flat[0].get("code.sha256") is not None and flat[0]["code.sha256"] == flat[1].get("code.sha256"):
+        names = [name for name in names if name not in NAMES_OF_CODE]  # the same text by another name
     losses = [dict(record.get("losses", [])) for record in (one, other)]
     gaps = {
         step: _gap(losses[0][step], losses[1][step])

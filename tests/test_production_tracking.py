@@ -142,6 +142,13 @@ def test_what_differs_is_named() -> None:
     assert compare_runs(one, one | {"run_id": "two"}).same
 
 
+def test_the_same_code_under_another_commit_is_the_same() -> None:
+    one = record(files={}, code={"sha256": "1", "commit": "a", "dirty": False})
+    assert compare_runs(one, one | {"code": {"sha256": "1", "commit": "b", "dirty": True}}).differences == {}
+    found = compare_runs(one, one | {"code": {"sha256": "2", "commit": "b", "dirty": False}})
+    assert list(found.differences) == ["code.sha256", "code.commit"]
+
+
 def test_no_weights_and_no_losses_are_not_equal_ones() -> None:
     empty = record(files={}, losses=[])
     found = compare_runs(empty, empty)
