@@ -185,6 +185,16 @@ def test_not_worse_needs_the_whole_bound():
     assert not_worse(a, b, 0.02)[0] == "held"
     assert not_worse(a[:60], b[:60], 0.02)[0] == "open"
     assert not_worse(a, draws.random(4000) < 0.15, 0.02)[0] == "broken"
+    assert not_worse(np.zeros(20), np.zeros(20), 0.02)[0] == "open"  # none failed, and nothing is proven
+    assert not_worse([0.1, 0.11] * 40, [0.1, 0.12] * 40, 0.05)[0] == "held"  # seconds
+
+
+def test_a_held_guardrail_is_wrong_as_rarely_as_designed():
+    draws = np.random.default_rng(5)
+    bad = [
+        not_worse(draws.random(500) < 0.05, draws.random(500) < 0.08, 0.03)[0] == "held" for _ in range(3000)
+    ]
+    assert np.mean(bad) < 0.065
 
 
 # ---- The router, without a network -----------------------------------------------------------------------
