@@ -233,7 +233,8 @@ def running_evidence(bad: Any, allowed: Any) -> np.ndarray:
     approximation, any number of looks. ``allowed`` may change by request, but only by what was known before it.
     """
     bad, allowed = np.asarray(bad, float)[..., None], np.asarray(allowed, float)[..., None]
-    return np.exp(np.cumsum(np.log1p(STAKES * (bad / allowed - 1)), axis=-2)).mean(-1)
+    logs = np.cumsum(np.log1p(STAKES * (bad / allowed - 1)), axis=-2)
+    return np.exp(np.minimum(logs, 700)).mean(-1)  # more than e ** 700 is no float
 
 
 class Guardrail:

@@ -166,6 +166,7 @@ def test_a_guardrail_is_rarely_broken_by_luck_and_soon_by_a_fault():
     fault = running_evidence(draws.random((500, 200)) < 0.4, 0.05) >= 100
     assert fault.any(1).all()
     assert np.median(fault.argmax(1)) < 20
+    assert np.isfinite(running_evidence(np.ones(2000), 0.02)).all()
 
 
 def test_the_running_guardrail_is_the_formula():
