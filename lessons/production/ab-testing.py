@@ -40,9 +40,9 @@ WORDS, SEED = 25, 0
 # %% [markdown]
 # ## 1. How many users?
 #
-# Offline, on yesterday's texts with labels, you can *pair*: both models answer each text. In production each user gets
-# **one** model, so luck decides who gets which, and enough users must even it out. How many depends on the smallest
-# difference you don't want to miss. Ours: answers are right in 80 %, and we would switch for 88 %.
+# Offline, on yesterday's texts with labels, you can *pair*: both models answer each text. In production each user
+# gets **one** model, so luck decides who gets which, and enough users must even it out. How many depends on the
+# smallest difference you don't want to miss. Ours: answers are right in 80 %, and we would switch for 88 %.
 #
 # Two errors are possible. A **false alarm** sees a difference where there is none (5 % of such experiments, *alpha*);
 # the **power** is the share of experiments that find the difference if it is there (80 %).
@@ -75,12 +75,12 @@ lesson.exercise("quarter").check(answer)
 # %% [markdown]
 # ## 2. Who gets which?
 #
-# Not by a coin at each request: a user would meet both models. Not by a table either, which every server would have to
-# share. A **hash** of the experiment's name and the user's id gives each user a fixed place between 0 and 1; below B's
-# share, it is B.
+# Not by a coin at each request: a user would meet both models. Not by a table either, which every server would have
+# to share. A **hash** of the experiment's name and the user's id gives each user a fixed place between 0 and 1;
+# below B's share, it is B.
 #
-# **Exercise 2, code.** Write it: `sha256` of `"experiment:user"`, its first 8 bytes as a whole number (big-endian), over
-# 2 ** 64.
+# **Exercise 2, code.** Write it: `sha256` of `"experiment:user"`, its first 8 bytes as a whole number (big-endian),
+# over 2 ** 64.
 
 
 # %%
@@ -91,8 +91,9 @@ def assigned(user, experiment, share):
 lesson.exercise("assigned").check(assigned)
 
 # %% [markdown]
-# Is it even, stable, and independent of another experiment on the same users? And what do two tempting shortcuts do?
-# One looks at the id's last digit; in this shop every fifth id was given out by a partner, who only uses even numbers.
+# Is it even, stable, and independent of another experiment on the same users? And what do two tempting shortcuts
+# do? One looks at the id's last digit; in this shop every fifth id was given out by a partner, who only uses even
+# numbers.
 
 # %% tags=["nbval-check-output"]
 import numpy as np
@@ -106,9 +107,10 @@ digits = ["B" if int(user) % 2 else "A" for user in ids]
 print("last digit:", ab.ratio_check(digits.count("A"), digits.count("B")))
 
 # %% [markdown]
-# The **sample-ratio check** asks how often luck alone would split so unevenly. It needs no outcome, costs nothing, and
-# finds what reading results never will: ids that aren't random, a crash that loses B's users, a bot in one arm. Its
-# level is strict (0.001), for it is asked all the time, and its verdict is hard: such an experiment has no result.
+# The **sample-ratio check** asks how often luck alone would split so unevenly. It needs no outcome, costs nothing,
+# and finds what reading results never will: ids that aren't random, a crash that loses B's users, a bot in one arm.
+# Its level is strict (0.001), for it is asked all the time, and its verdict is hard: such an experiment has no
+# result.
 #
 # The other shortcut is Python's own `hash`. It is salted anew in every process, so a restart deals all users again:
 
@@ -164,17 +166,17 @@ print(f"10 % for B:    {share(ab.z_test(*counts) < 0.05)} found")
 # %% [markdown]
 # ## 4. Looking every day
 #
-# Now the same data with a look after every ten users of each arm, as on a dashboard, and the rule *stop at the first
-# p below 0.05*. **What do you expect:** of experiments with no difference at all, what share ends in a false alarm, if
-# it runs to twice the planned size?
+# Now the same data with a look after every ten users of each arm, as on a dashboard, and the rule *stop at the
+# first p below 0.05*. **What do you expect:** of experiments with no difference at all, what share ends in a false
+# alarm, if it runs to twice the planned size?
 #
 # Beside it, two rules that may look early:
 #
-# - A **confidence sequence** is an interval that holds at *all* looks together. It is wider than the usual one, and in
-#   return you may look after each user, stop at will, or go on past the plan. (This one treats rates as normal, so it
-#   starts with 50 users in each arm.)
-# - A **group-sequential** test fixes a few looks before (here four, up to the planned size) and spends its 5 % on them:
-#   nearly nothing on the first, most on the last (O'Brien-Fleming by Lan and DeMets).
+# - A **confidence sequence** is an interval that holds at *all* looks together. It is wider than the usual one, and
+#   in return you may look after each user, stop at will, or go on past the plan. (This one treats rates as normal,
+#   so it starts with 50 users in each arm.)
+# - A **group-sequential** test fixes a few looks before (here four, up to the planned size) and spends its 5 % on
+#   them: nearly nothing on the first, most on the last (O'Brien-Fleming by Lan and DeMets).
 
 # %%
 looks = list(range(50, 2 * PLANNED, 10))
@@ -229,8 +231,9 @@ for name in difference:
 
 # %% [markdown]
 # Peeking breaks the promise, and longer peeking breaks it more: its curve on the left keeps rising. The other two
-# keep it. The price stands on the right: at the planned size the sequence has found fewer than the fixed test would,
-# and makes up for it by going on. Four planned looks give up nearly nothing and stop earlier on average.
+# keep it; the sequence stays below its 5 %, for it keeps some for looks that never came. The price stands on the
+# right: at the planned size the sequence has found fewer than the fixed test would, and makes up for it by going
+# on. Four planned looks give up nearly nothing and stop earlier on average.
 #
 # **Exercise 3.** Day 3 of 14, a plan with a fixed size, the dashboard says p = 0.03. What do you do? `"a"` stop, 0.03
 # is below 0.05; `"b"` stop, and multiply p by 3 for the three looks; `"c"` go on to the planned size, unless a
@@ -246,8 +249,8 @@ lesson.exercise("peek").check(answer)
 # ## 5. Two real models, real traffic
 #
 # A and B share a frozen encoder; only their heads differ. B's was trained on many texts, A's on fewer: the smallest
-# number below with which 80 % of some *other* texts are right, so that A is what the plan supposes. Both folders are what
-# `save_pretrained` writes, so the servers of [model serving](serving.ipynb) take them.
+# number below with which 80 % of some *other* texts are right, so that A is what the plan supposes. Both folders
+# are what `save_pretrained` writes, so the servers of [model serving](serving.ipynb) take them.
 
 # %%
 import torch
@@ -382,8 +385,8 @@ print(ratio := ab.ratio_check(arms.count("A"), arms.count("B")))
 # The ratio is checked before anybody looks at an outcome.
 #
 # **Labels come later**, in another order: here somebody finds out what each wire was about, and sends it with the
-# request's id to `/outcome`. In truth some never come; that does no harm as long as it depends neither on the arm nor on
-# the outcome.
+# request's id to `/outcome`. In truth some never come; that does no harm as long as it depends neither on the arm
+# nor on the outcome.
 
 # %%
 later = np.random.default_rng(SEED).permutation(len(answers))
@@ -423,8 +426,9 @@ ax.legend(frameon=False)
 # it. The difference *at that moment* tends to be too large, since a lucky stretch stops early; quote the interval.
 #
 # **Guardrails** are what must not get worse while something else gets better. "Not significantly slower" proves
-# nothing: with ten users, nothing is significant. So turn it round (*non-inferiority*): fix a margin, and ask that the
-# whole interval lies within it. And because this is a lesson, we may look at the truth: both heads on all test texts.
+# nothing: with ten users, nothing is significant. So turn it round (*non-inferiority*): fix a margin, and ask that
+# the whole interval lies within it. And because this is a lesson, we may look at the truth: both heads on all test
+# texts.
 
 # %%
 for name, facts, margin in (("seconds", "seconds", 0.05), ("failed", "failed", 0.02)):
@@ -437,8 +441,8 @@ print({name: round(score, 3) for name, score in truth.items()}, f"n = {len(texts
 print(f"inside the interval: {low[-1] <= truth['v2'] - truth['v1'] <= high[-1]}")
 
 # %% [markdown]
-# **Exercise 4, code.** From the log's lines to `{"A": [...], "B": [...]}`: the first known outcome of each user, in the
-# order of arrival. A request has `id`, `user`, `arm` and `answered_by`; an outcome `id` and `value`.
+# **Exercise 4, code.** From the log's lines to `{"A": [...], "B": [...]}`: the first known outcome of each user, in
+# the order of arrival. A request has `id`, `user`, `arm` and `answered_by`; an outcome `id` and `value`.
 
 
 # %%
@@ -455,8 +459,8 @@ lesson.exercise("outcomes").check(outcomes_by_arm)
 #
 # A new server first gets a few users, and somebody must watch it: a program. It looks after *every* request, so it
 # must not peek either. The router's guardrails bet: start with 1 coin, and stake a part of it on each request of B
-# being bad. As long as at most the allowed share is bad, the money doesn't grow on average, and reaches 200 coins with
-# a probability of at most 1/200, at any time. If it gets there, B is rolled back.
+# being bad. As long as at most the allowed share is bad, the money doesn't grow on average, and reaches 200 coins
+# with a probability of at most 1/200, at any time. If it gets there, B is rolled back.
 
 # %%
 draws, requests_seen = np.random.default_rng(SEED), lesson.pick(smoke=100, laptop=1000, gpu=1000)
@@ -514,8 +518,8 @@ story(log)
 
 # %% [markdown]
 # Slow is measured against A at the same time: more than twice the p95 of A's last requests. So an hour in which
-# everything is slow is not B's fault. The better model lost its place by its *server*; accuracy alone would never have
-# told.
+# everything is slow is not B's fault. The better model lost its place by its *server*; accuracy alone would never
+# have told.
 #
 # The second canary is healthy, gets half of the users, and then its process ends:
 
@@ -563,8 +567,8 @@ for alike, (a, b) in {"all users alike": (800, 200), "users differ": (1.6, 0.4)}
     print(f"{alike}: false alarms by requests {share(by_request)}, by users {share(by_user)}")
 
 # %% [markdown]
-# **Twenty metrics.** Each has its 5 %, so one of twenty is "significant" by luck more often than not. Name *one* metric
-# that decides, before; the others are guardrails.
+# **Twenty metrics.** Each has its 5 %, so one of twenty is "significant" by luck more often than not. Name *one*
+# metric that decides, before; the others are guardrails.
 #
 # **The share is changed in the middle.** If B gets 5 % on a bad Monday and 50 % on a good Tuesday, B looks better on
 # the sum. For the decision, use a stretch with one share and a name of its own.
@@ -586,7 +590,8 @@ for alike, (a, b) in {"all users alike": (800, 200), "users differ": (1.6, 0.4)}
 # python -m production.router share --share 0.5
 # ```
 #
-# Terminate TLS in front of it, and keep raw user ids out of other logs, too.
+# Terminate TLS in front of it, and keep raw user ids out of other logs, too. A pseudonym is not anonymous: whoever has
+# the list of ids can compute it.
 
 # %%
 lesson.record(
@@ -607,7 +612,7 @@ lesson.record(
 # 4. Guardrails want a margin and the whole interval within it; a canary's watch must hold at every request.
 # 5. Count what was assigned: users.
 #
-# You have earned *Set up A/B testing framework* on your list when the four exercises are passed.
+# Tick *Set up A/B testing framework*: you have planned an experiment, run it, and seen it defend itself.
 #
 # **Check yourself.** The ratio check says p = 0.00001, and B's result is splendid: what do you report? Why may a
 # guardrail look after every request, and a dashboard's p-value not?
