@@ -110,7 +110,7 @@ def calibrate(
 
     The reference is cut into two halves in time. Windows are drawn from the later one, compared with the earlier one,
     and a threshold leaves a share ``alarms`` of them above it. As many fresh windows then count the false alarms.
-    block: rows that are drawn together, in their order; at least as long as a burst (a block bootstrap). Raises
+    block: rows that are drawn together, in their order; several times as long as a burst (a block bootstrap). Raises
     DataError for a reference of less than four windows.
     """
     if len(reference) < 4 * size or size < 2:

@@ -11,7 +11,14 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from production.prediction_log import PredictionLog, safe_id
 
@@ -128,6 +135,7 @@ def add_metrics(app: FastAPI, log: str | Path = "", keep_texts: bool = False) ->
     """
     from fastapi import Response
 
+    disable_created_metrics()  # else each series has a second one, with the moment of its birth
     metrics = Metrics()
     kept = PredictionLog(log, keep_texts) if log else None
     app.add_middleware(_Watch, metrics=metrics, log=kept)
