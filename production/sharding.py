@@ -83,7 +83,7 @@ def distribute(model: nn.Module, strategy: str, group: Group, precision: str) ->
     if precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for each in [*blocks(model), model]:  # the model last: it takes what no block has taken
-        fully_shard(each, mesh=mesh, mp_policy=policy)
+        fully_shard(each, mesh=mesh, mp_policy=policy, reshard_after_forward=True)  # the last one, too
         if group.backend == "gloo":
             each.set_force_sum_reduction_for_comms(True)  # gloo sums; the mean is then taken here
     return model
