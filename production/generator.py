@@ -43,8 +43,8 @@ def uses_vllm() -> bool:
 def merged(base: str | Path, adapter: str | Path, folder: str | Path) -> Path:
     """Write the base with the LoRA adapter added into its weights, and the tokenizer, to ``folder``: safetensors.
 
-    base: a folder, or the name of a model of this course. Raises ModelError for a folder that holds no adapter. What
-    was made from the same adapter before is kept; a half-written copy is made anew.
+    base: a folder, or the name of a model of this course. Raises ModelError for a folder that holds no adapter. An
+    older copy stays until the new one is whole.
     """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -55,19 +55,20 @@ def merged(base: str | Path, adapter: str | Path, folder: str | Path) -> Path:
             f"{adapter} holds no adapter: adapter_config.json is missing.",
             fix="name the folder that save_pretrained of a PEFT model wrote",
         )
-    if folder.is_dir():
-        shutil.rmtree(folder)
     if Path(base).is_dir():
         model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     else:
         import lessonkit
 
-        model, tokenizer = lessonkit.load_model(str(base)), lessonkit.load_tokenizer(str(base))
+        model = lessonkit.load_model(str(base), AutoModelForCausalLM)
+        tokenizer = lessonkit.load_tokenizer(str(base))
     model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     making = folder.with_name(folder.name + ".making")
+    shutil.rmtree(making, ignore_errors=True)
     model.save_pretrained(making)
     tokenizer.save_pretrained(making)
+    shutil.rmtree(folder, ignore_errors=True)
     os.replace(making, folder)
     return folder
 
@@ -103,7 +104,11 @@ def main(
         check_port(port)
         environment = {**os.environ, **OFFLINE}
         if uses_vllm():
-            words = command(base, name, port, vllm_adapter=adapter)
+            from lessonkit.models import model_source
+
+            source = model_source(base)
+            source = Path(source).resolve() if Path(source).is_dir() else source
+            words = command(source, name, port, vllm_adapter=adapter.resolve())
             environment.setdefault("VLLM_API_KEY", os.environ.get(KEY_VARIABLE, ""))
         else:
             words = command(merged(base, adapter, folder / name), name, port)

@@ -71,7 +71,7 @@ def _verify(folder: Path) -> None:
     wrong = [name for name in sorted({*kept, *found}) if kept.get(name) != found.get(name)]
     if wrong:
         raise ModelError(
-            f"{folder} can't be served: {', '.join(wrong)} changed, came or went after the training.",
+            f"{folder} can't be served: {', '.join(wrong)} is not as the training left it.",
             why=f"SHA-256 differs from what {folder.parent / 'run.json'} holds",
             fix="bring the folder back from a backup, or train again",
         )
