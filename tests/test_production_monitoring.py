@@ -292,7 +292,7 @@ def test_random_series_are_evaluated_as_prometheus_does(tmp_path: Path):
         store, _ = _filled(series, 15)
         asked = []
         for text in EXPRESSIONS:
-            for now in (0, 20, 75, 200, 400):
+            for now in (1, 21, 76, 202, 404):  # never an edge on a sample: 2.x counts it, 3.x does not
                 found = evaluate(parse(text), store, now)
                 samples = [
                     {"labels": "{" + ",".join(f'{k}="{v}"' for k, v in labels) + "}", "value": rounded(value)}
