@@ -104,7 +104,7 @@ def _when() -> Exercise:
         name="when",
         reference=reach + WAIT,
         also_right=("210",),
-        tolerance=31,  # a scrape and an evaluation more or less, each 15 s
+        tolerance=20,  # a scrape more or less is 15 s
         because=f"The window holds {WINDOW} s. After t seconds, {AFTER:.0%} of a part t / {WINDOW} are low; the share "
         f"passes {BOUND} at t = {reach:.0f} s. Then `for` waits {WAIT} s more. A scrape and an evaluation may add some.",
         hints=(
@@ -168,8 +168,9 @@ def _rollback() -> Exercise:
     return Choice(
         name="rollback",
         reference="c",
+        also_right=("C", "(c)"),
         options=options,
-        because="A rollback changes the model, not the world. It helps if the version before is better at what comes "
+        because="A rollback brings another model, not another world. It helps if the version before is better at what comes "
         "in now; labels say so, confidence only hints at it.",
         hints=(
             "What does a rollback change, and what does it not?",
