@@ -190,8 +190,8 @@ def _changes() -> Exercise:
             "c": "bf16",
             "d": "compilation",
         },
-        because="bf16 keeps 8 significant bits where float32 keeps 24: the losses of its first step already differ in the "
-        "third or fourth digit. The others compute the same sums, some in another order.",
+        because="bf16 keeps 8 significant bits where float32 keeps 24: its losses differ from the first step on, by far "
+        "more than rounding. The others compute the same sums, some in another order.",
         hints=(
             "Three of them compute the same products and sums, if in another order or twice.",
             "Which one computes with fewer digits?",
