@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -273,12 +274,13 @@ def workers(folder: Path) -> list[int]:
     found = set()
     for each in psutil.process_iter(["cmdline"]):
         words = each.info["cmdline"] or []
-        if "production.serving_api" in words and any(str(folder) in word for word in words):
-            found |= {
-                child.pid
-                for child in each.children(recursive=True)
-                if "spawn_main" in " ".join(child.cmdline())
-            }
+        if "production.serving_api" not in words or not any(str(folder) in word for word in words):
+            continue
+        with contextlib.suppress(psutil.Error):  # it ended while we looked
+            for child in each.children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "spawn_main" in " ".join(child.cmdline()):
+                        found.add(child.pid)
     return sorted(found)
 
 
