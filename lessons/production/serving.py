@@ -442,8 +442,8 @@ with hasty:
     print(load(ask, 4 * USERS, seconds=LOAD_SECONDS, requests=REQUESTS, rate=2 * many))
 
 # %% [markdown]
-# Waiting grows for as long as the overload lasts. No setting helps against that; `max_open` only makes the queue end
-# in a 503 instead of in memory.
+# Waiting grows for as long as the overload lasts, and who waits longer than two seconds for an answer gives up
+# (`no_answer`). No setting helps against that; `max_open` only makes the queue end in a 503 instead of in memory.
 #
 # **`batch_timeout=0`** looks like the fastest choice. LitServe's worker then asks its queue without any pause, and
 # keeps a core busy while nothing happens; `production/serving.py` refuses it.
@@ -557,7 +557,11 @@ openai.close()
 # adapter apart from its base. `production/generator.py` then starts this instead, and the client above is not changed:
 
 # %%
-print(*generator_command("BASE", "tales", 8001, vllm_adapter="teller"))
+import shlex
+
+print(
+    shlex.join(generator_command("FOLDER_OF_THE_BASE", "tales", 8001, vllm_adapter="FOLDER_OF_THE_ADAPTER"))
+)
 
 # %% [markdown]
 # vLLM isn't part of this course's installation, and isn't run on this page. The classifier's own files run on a GPU
