@@ -10,7 +10,7 @@
 # You will be able to log trainings with Weights & Biases and MLflow, both without an account or a network, and to make
 # a training again from its record, bit for bit.
 #
-# **90 minutes**, three focus sessions (a few minutes are computing, on 2 CPU cores) · **expert** · before this:
+# **90 minutes**, three focus sessions (about 5 minutes are computing, on 2 CPU cores) · **expert** · before this:
 # [full fine-tuning](../intermediate/full-fine-tuning.ipynb) · next: [model registry](model-registry.ipynb)
 #
 # You will
@@ -238,7 +238,8 @@ for rate, folder in folders.items():
 ax = lessonkit.plots.curves(curves, xlabel="step", ylabel="training loss, mean of 5 steps")
 
 # %% [markdown]
-# A curve of the training loss tells whether a rate learns at all. What to *choose* by is the validation loss, and the
+# Too low a rate: a curve that hardly falls. Too high: one that stays up, or jumps, even if it comes down later. So a
+# curve of the training loss tells whether a rate learns at all. What to *choose* by is the validation loss, and the
 # tracker is asked, not the eye:
 
 # %%
@@ -336,9 +337,10 @@ ax.set_yscale("log")
 
 # %% [markdown]
 # Two kinds of "different". The seed draws another head, other batches, other dropout: it is another training of the
-# same recipe, and how far its score lies from the first tells what luck is worth here. The threads draw nothing anew:
-# they split the same sums otherwise, so what differs begins with rounding and is carried on from step to step. (Where
-# the line of the threads lies at the bottom, no loss shows it; the weights' hashes above say whether anything
+# same recipe, and how far its score lies from the first gives a first idea of what luck is worth here. The threads
+# draw nothing anew: they split the same sums otherwise, so what differs begins with rounding and is carried on from
+# step to step. A float32 number holds about seven digits, so near a loss of 1 a gap of 1e-7 is the last of them.
+# (Where the line of the threads lies at the bottom, no loss shows it; the weights' hashes above say whether anything
 # differs.) So a repetition on another machine may be *right* and yet not equal; then compare scores, with an interval,
 # as in the [evaluation pipeline](../labs/evaluation-pipeline.ipynb).
 #
