@@ -9,7 +9,7 @@ __all__ = ["exercises"]
 
 def exercises() -> list[Exercise]:
     """Fresh exercises, in the order in which the notebook asks them."""
-    return [_order(), _differences(), _rollback()]
+    return [_order(), _rollback(), _differences()]
 
 
 # ---- In which order --------------------------------------------------------------------------------------
