@@ -19,6 +19,7 @@ def _order() -> Exercise:
     return Choice(
         name="order",
         reference="b",
+        also_right=("B",),
         options={
             "a": "entry, copy under the final name",
             "b": "copy under a hidden name, rename, entry",
