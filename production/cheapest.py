@@ -187,12 +187,16 @@ def search(
     ]
     ranked = sorted([*whole, *dropped], key=lambda row: row.cost)
     good = [each for each in ranked if not each.refused]
-    others = [each for each in good if _answers(each) != _answers(good[0])] or good[1:]
-    return Found(ranked, good[0] if good else None, others[0] if others else None)
+    return Found(ranked, good[0] if good else None, _runner_up(good))
 
 
-def _answers(row: Row) -> tuple[str, int]:
-    return row.setting.kind, row.setting.max_length
+def _runner_up(good: list[Row]) -> Row | None:
+    """The cheapest other one that reads another length, else of another kind, else any: not to fail with the first."""
+    if len(good) < 2:
+        return None
+    first, rest = good[0].setting, good[1:]
+    other_length = [each for each in rest if each.setting.max_length != first.max_length]
+    return (other_length or [each for each in rest if each.setting.kind != first.kind] or rest)[0]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:

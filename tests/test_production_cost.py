@@ -463,6 +463,13 @@ def test_the_runner_up_answers_otherwise_where_one_does() -> None:
     assert {found.chosen.setting, found.runner_up.setting} == set(same)
 
 
+def test_the_runner_up_reads_another_length_before_it_is_of_another_kind() -> None:
+    bench = Pretended(merged=(0.010, 30), int8=(0.005, 25), onnx=(0.0055, 30))
+    settings = [Setting("int8", 8), Setting("onnx", 8), Setting("int8", 16)]
+    found = search(bench, settings, REFERENCE, TEXTS, LABELS, TARGET, 0.36, screening=60, limit=1)
+    assert found.chosen.setting.max_length != found.runner_up.setting.max_length
+
+
 @pytest.mark.parametrize("changed", [0.01, 0.05])
 def test_the_true_loss_is_rarely_below_the_interval(changed: float) -> None:
     draws, covered = np.random.default_rng(0), 0
