@@ -423,7 +423,9 @@ ax.legend(frameon=False)
 
 # %% [markdown]
 # The first moment at which the interval leaves zero out decides, and that is no peeking: this interval was made for
-# it. The difference *at that moment* tends to be too large, since a lucky stretch stops early; quote the interval.
+# it. The difference *at that moment* tends to be too large, since a lucky stretch stops early; quote the interval. If
+# the moment has not come, the answer is *can't tell*, even where B is better in truth: section 4 showed how often that
+# happens at this size. More users help then. Taking the usual test instead, because it would say yes, is peeking.
 #
 # **Guardrails** are what must not get worse while something else gets better. "Not significantly slower" proves
 # nothing: with ten users, nothing is significant. So turn it round (*non-inferiority*): fix a margin, and ask that
@@ -471,8 +473,8 @@ for bad in (0.02, 0.05, 0.2, 1.0):
     print(f"{bad:.0%} bad, 2 % allowed: rolled back {share(back)}, if so after {when:.0f} requests (median)")
 
 # %% [markdown]
-# Now for real: the *better* head, on a server that somebody has set up carelessly. It waits a full second to fill its
-# batches. The canary starts with 5 % of the users; a command gives it more.
+# Now for real: the *better* head, on a server that somebody has set up carelessly. It waits up to a full second to
+# fill its batches. The canary starts with 5 % of the users; a command gives it more.
 
 # %%
 router.stop()

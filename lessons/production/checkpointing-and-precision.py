@@ -391,8 +391,8 @@ for batch, length in lesson.pick(
 # 4. 16 bits are fast only on units made for them; prefer bfloat16.
 # 5. A plan is proven by a limit that can really be broken.
 #
-# The next cell keeps your result. At laptop or GPU scale, this with an exercise passed earns *Implement gradient
-# checkpointing and mixed precision*.
+# The next cell keeps your result. At laptop or GPU scale, it earns *Implement gradient checkpointing and mixed
+# precision*.
 
 # %%
 lesson.record(

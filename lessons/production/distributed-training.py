@@ -10,7 +10,7 @@
 # You will be able to train with several processes, prove that they train what one would, and let the training survive
 # a killed worker.
 #
-# **120 minutes**, five focus sessions (a few minutes are computing, on 2 CPU cores) · **expert** · before this:
+# **120 minutes**, five focus sessions (about 4 minutes are computing, on 2 CPU cores) · **expert** · before this:
 # [full fine-tuning](../intermediate/full-fine-tuning.ipynb) · next: [multi-task learning](multi-task.ipynb)
 #
 # You will
@@ -182,7 +182,7 @@ for name, gap in apart("single", "ddp")[:4]:
     print(f"{gap:.1e}  {name}")
 
 # %% [markdown]
-# In a BERT-like model look for `attention.self.key.bias` among the largest gaps. A key's bias adds the same number to
+# At laptop scale look for `attention.self.key.bias` among the largest gaps. A key's bias adds the same number to
 # all scores of a row, and softmax ignores it, so its true gradient is **zero**; what is computed is rounding noise.
 # AdamW divides a gradient by its own size, and turns noise into steps. It changes nothing that the model says, but a
 # comparison by eye would alarm you. Compare losses first, then the weights that matter.
@@ -235,9 +235,10 @@ print("fsdp and single: losses apart by at most", end=" ")
 print(f"{max(abs(a - b) for a, b in zip(runs['fsdp']['losses'], runs['single']['losses'])):.1e}")
 
 # %% [markdown]
-# A whole process also holds Python, torch and buffers, so with a small model little of the saving shows there. Read
-# the seconds with care: every process has one thread here, so one process uses one core, and two use two. One
-# process with both cores would send nothing; it is more *devices* that make several processes worth their messages.
+# A whole process also holds Python, torch, activations and buffers, so with a small model little of the saving shows
+# there. Read the seconds with care: every process has one thread here, so one process uses one core, and two use
+# two. But these share memory and caches, and with DDP each updates *all* weights. It is more *devices* that make
+# several processes worth their messages.
 #
 # **Exercise 2, predict.** A model with 3 billion weights is trained with AdamW in float32, by FSDP over 8 processes.
 # How many GB (10^9 bytes) of weights, gradients and optimiser states does each process hold?
