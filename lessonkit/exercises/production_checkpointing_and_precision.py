@@ -11,7 +11,7 @@ __all__ = ["exercises"]
 
 def exercises() -> list[Exercise]:
     """Fresh exercises, in the order in which the notebook asks them."""
-    return [_recompute(), _fastest(), _paid_back(), _changes()]
+    return [_recompute(), _changes(), _fastest(), _paid_back()]
 
 
 # ---- What a second forward pass costs ----------------------------------------------------------------
