@@ -281,7 +281,9 @@ def test_torch_and_numpy_are_never_asked_for(monkeypatch: pytest.MonkeyPatch):
         returncode, stderr = 1, "ERROR: on purpose"
 
     commands = []
-    monkeypatch.setattr(colab, "missing_requirements", lambda extras: ["torch>=2.6", "numpy>=1.26", "gguf>=0.17"])
+    monkeypatch.setattr(
+        colab, "missing_requirements", lambda extras: ["torch>=2.6", "numpy>=1.26", "gguf>=0.17"]
+    )
     monkeypatch.setattr(colab.subprocess, "run", lambda command, **_: commands.append(command) or Done())
     with pytest.raises(LessonError, match="on purpose"):
         colab.install_missing()

@@ -14,7 +14,7 @@ HOURLY, SERVICE = 0.10, 2.0
 
 def exercises() -> list[Exercise]:
     """Fresh exercises, in the order in which the notebook asks them."""
-    return [_million(), _choose(), _even(), _cached()]
+    return [_million(), _even(), _choose(), _cached()]
 
 
 # ---- A million answers ------------------------------------------------------------------------------
