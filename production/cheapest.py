@@ -145,11 +145,11 @@ def search(
     limit: float = math.inf,
     seed: int = 0,
 ) -> Found:
-    """Measure all settings on the first ``screening`` texts, then the ``keep`` cheapest hopeful ones on the others, too.
+    """Measure all settings on the first ``screening`` texts, then ``keep`` hopeful ones on the others, too.
 
-    Hopeful: its p95 is at most 1.3 times the target, and its loss of accuracy may lie within the margin. reference: what
-    the others' answers are compared with; measured on all texts. hourly: the machine's price. limit: seconds for each
-    setting of the first round.
+    Kept are the cheapest of each length, then the cheapest of all. Hopeful: its p95 is at most 1.3 times the target,
+    and its loss of accuracy may lie within the margin. reference: what the others' answers are compared with; measured
+    on all texts. hourly: the machine's price. limit: seconds for each setting of the first round.
     """
     every = [reference, *(each for each in dict.fromkeys(settings) if each != reference)]
     if not 0 < screening < len(texts) or len(texts) != len(labels):
@@ -175,9 +175,12 @@ def search(
         and each.change_interval[1] >= -target.margin
         and each.n == screening
     ]
-    kept = [each.setting for each in hopeful[:keep]]
     second = bench.run_all(
-        dict.fromkeys([reference, *kept]), texts[screening:], rounds=2, seed=seed + 1, users=target.users
+        dict.fromkeys([reference, *_kept(hopeful, keep)]),
+        texts[screening:],
+        rounds=2,
+        seed=seed + 1,
+        users=target.users,
     )
     whole = judged({each: first[each] + measured for each, measured in second.items()}, 2)
     dropped = [
@@ -188,6 +191,14 @@ def search(
     ranked = sorted([*whole, *dropped], key=lambda row: row.cost)
     good = [each for each in ranked if not each.refused]
     return Found(ranked, good[0] if good else None, _runner_up(good))
+
+
+def _kept(hopeful: list[Row], keep: int) -> list[Setting]:
+    """The cheapest of each length, for what one length loses the others may not; then the cheapest of all."""
+    of_length: dict[int, Setting] = {}
+    for each in hopeful:
+        of_length.setdefault(each.setting.max_length, each.setting)
+    return list(dict.fromkeys([*of_length.values(), *(each.setting for each in hopeful)]))[:keep]
 
 
 def _runner_up(good: list[Row]) -> Row | None:

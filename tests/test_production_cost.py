@@ -463,6 +463,13 @@ def test_the_runner_up_answers_otherwise_where_one_does() -> None:
     assert {found.chosen.setting, found.runner_up.setting} == set(same)
 
 
+def test_a_length_is_not_left_out_because_a_shorter_one_is_cheaper() -> None:
+    bench = Pretended(merged=(0.010, 30), int8=(0.005, 25), onnx=(0.0055, 30))
+    settings = [Setting("int8", 8), Setting("onnx", 8), Setting("onnx", 16)]
+    found = search(bench, settings, REFERENCE, TEXTS, LABELS, TARGET, 0.36, screening=60, keep=2, limit=1)
+    assert {row.setting.max_length for row in found.rows if row.round == 2} >= {8, 16}
+
+
 def test_the_runner_up_reads_another_length_before_it_is_of_another_kind() -> None:
     bench = Pretended(merged=(0.010, 30), int8=(0.005, 25), onnx=(0.0055, 30))
     settings = [Setting("int8", 8), Setting("onnx", 8), Setting("int8", 16)]
