@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,21 @@ def start(folder: Path, *options: str, processes_each: int = 2, log: str = "log"
     return processes.start(command, folder.with_suffix(f".{log}"), env=loopback(), folder=ROOT)
 
 
+def finished(nodes: list[processes.Process], folder: Path) -> None:
+    """Wait for the record of two launchers, then end them: one whose partner has left first may wait in vain."""
+    until = time.monotonic() + SECONDS
+    while (
+        time.monotonic() < until
+        and not (folder / "record.json").exists()
+        and all(each.running for each in nodes)
+    ):
+        time.sleep(0.2)
+    time.sleep(2)
+    for each in nodes:
+        each.stop()
+    assert (folder / "record.json").exists(), nodes[0].tail(40)
+
+
 def ended(started: list[processes.Process]) -> None:
     """Wait for all of them; none is left behind, whatever happens."""
     try:
@@ -83,13 +99,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     meet = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "rehearsal")
     meet += ("--rdzv-endpoint", f"127.0.0.1:{processes.free_port()}")
+    nodes = [start(folder / "ddp", *meet, processes_each=1, log=f"log{n}", strategy="ddp") for n in (0, 1)]
     started = [
-        *(start(folder / "ddp", *meet, processes_each=1, log=f"log{n}", strategy="ddp") for n in (0, 1)),
         start(folder / "fsdp", strategy="fsdp", accumulate=2),
         start(folder / "killed", "--max-restarts", "1", strategy="ddp", fail_at=SAVE + 1),
         accelerate(folder / "accelerate"),
     ]
     alone(folder / "single")
+    finished(nodes, folder / "ddp")
     ended(started)
     return folder
 
