@@ -98,6 +98,7 @@ def join(timeout: float = 600.0) -> Iterator[Group]:
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **options)
     try:
         yield Group(dist.get_rank(), dist.get_world_size(), True, device, backend)
+        dist.barrier()  # rank 0 holds the store that the others still need to part
     finally:
         dist.destroy_process_group()
 

@@ -74,6 +74,7 @@ def train(settings: Training, folder: Path) -> dict:
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "record.json", record)
+    accelerator.wait_for_everyone()
     accelerator.end_training()
     return record
 
