@@ -8,6 +8,7 @@ overload shows.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 import time
@@ -29,9 +30,7 @@ __all__ = ["Report", "load", "quantile"]
 def quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least ``share`` of the values don't exceed (nearest rank); nan for none."""
     ranked = sorted(values)
-    if not ranked:
-        return float("nan")
-    return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]
+    return ranked[max(0, math.ceil(share * len(ranked) - 1e-9) - 1)] if ranked else math.nan
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 
 from lessonkit.errors import DataError, LessonError
+from production.load_test import quantile
 from production.optimise import Setting, Variants
 from production.processes import Process, free_port, start
 
@@ -26,12 +27,6 @@ __all__ = ["Bench", "Measured", "Memory", "closed_loop", "quantile"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 180.0  # seconds for a variant to load
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` of the values don't exceed (nearest rank); nan for none."""
-    ranked = sorted(values)
-    return ranked[max(0, math.ceil(share * len(ranked) - 1e-9) - 1)] if ranked else math.nan
 
 
 @dataclass(frozen=True)

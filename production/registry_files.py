@@ -19,7 +19,16 @@ from typing import Any
 from lessonkit.errors import ModelError
 from production.records import BLOCK
 
-__all__ = ["MANIFEST", "PART", "check_version", "copy_version", "lineage_of", "no_room", "refusals"]
+__all__ = [
+    "MANIFEST",
+    "PART",
+    "check_version",
+    "copy_version",
+    "lineage_of",
+    "no_room",
+    "refusals",
+    "weights_problem",
+]
 
 MANIFEST = "version.json"
 #: How an unfinished copy's name begins.
@@ -61,7 +70,7 @@ def _refused(file: Path) -> str:
             "is a pickle: loading it can run any code" if first.startswith(PICKLED) else "has a pickle's name"
         )
     if file.suffix in WEIGHTS:
-        problem = _safetensors_problem(file)
+        problem = weights_problem(file)
         return f"is no safetensors: {problem}" if problem else ""
     if file.suffix not in TEXTS:
         return f"is of a kind that has no place here (weights: {WEIGHTS[0]}; texts: {', '.join(TEXTS)})"
@@ -74,8 +83,10 @@ def _refused(file: Path) -> str:
     return ""
 
 
-def _safetensors_problem(file: Path) -> str:
-    """The format: 8 bytes with the header's length (little-endian), the header (JSON), then all tensors' bytes.
+def weights_problem(file: Path) -> str:
+    """Why these aren't whole safetensors; empty if they are. Nothing but the header is read.
+
+    The format: 8 bytes with the header's length (little-endian), the header (JSON), then all tensors' bytes.
 
     Source: https://github.com/huggingface/safetensors, README, "Format".
     """

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from lessonkit.errors import ModelError
 from production.records import file_hashes
-from production.registry_files import PICKLED
+from production.registry_files import PICKLED, weights_problem
 
 __all__ = ["ServedModel", "find_model"]
 
@@ -117,11 +115,10 @@ def _check_weights(file: Path) -> None:
     if pickled:
         why = "it is a pickle, whatever its name says, and a pickle can run any code when it is loaded"
     else:
-        try:
-            with safe_open(file, framework="np"):
-                return
-        except (SafetensorError, OSError) as error:
-            why = f"it is no whole safetensors file: {error}"
+        problem = weights_problem(file)
+        if not problem:
+            return
+        why = f"it is no whole safetensors file: {problem}"
     raise ModelError(
         f"{file} can't be served.",
         why=why,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lessonkit.errors import TrainingError
+from lessonkit.execution import environment
 from production.records import find_run
 
 __all__ = [
@@ -104,7 +105,7 @@ def tracked(work: Path, run_id: str, facts: Mapping[str, Any]) -> Iterator[Calla
     mlflow.set_tracking_uri(_uri(work))
     caches = {f"WANDB_{name}_DIR": str(work / "wandb-cache") for name in ("CACHE", "CONFIG", "DATA")}
     try:
-        with _variables(caches):
+        with environment(caches):
             tags = {"run_id": run_id, **_texts(facts)}
             mlflow.start_run(experiment_id=number, run_name=run_id, tags=tags)
             run = wandb.init(project=EXPERIMENT, id=run_id, name=run_id, dir=work, config=dict(facts))
@@ -119,25 +120,11 @@ def tracked(work: Path, run_id: str, facts: Mapping[str, Any]) -> Iterator[Calla
             mlflow.flush_async_logging()
             status = "FINISHED"
     finally:
-        with _variables(caches):
+        with environment(caches):
             mlflow.end_run(status)
             wandb.finish(exit_code=0 if status == "FINISHED" else 1)
             wandb.teardown()  # its service process ends with the run, not with this kernel
         mlflow.set_tracking_uri(before)
-
-
-@contextlib.contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _texts(facts: Mapping[str, Any], name: str = "") -> dict[str, str]:

@@ -365,8 +365,8 @@ print(trackers.offline_records(WORK, best))
 
 # %% [markdown]
 # To upload it, once you have an account and a network: `wandb login`, then `wandb sync` and the folder. MLflow's pages
-# need neither; in a terminal, `mlflow server --backend-store-uri sqlite:///WORK/mlflow.db` shows them at a local
-# address.
+# need neither; in a terminal, `mlflow server --backend-store-uri sqlite:///FOLDER/mlflow.db` shows them at a local
+# address (FOLDER is where `WORK` lies).
 #
 # ## 7. What goes wrong
 #
