@@ -55,6 +55,7 @@ def pair(tiny, names: dict, placement: str, bottleneck: int = 6):
     """The hand-made model, the library's with the same weights, and both lists of parameters."""
     import torch
 
+    torch.manual_seed(0)
     by_hand = names["insert"](tiny.model(), bottleneck, placement, std=1.0).eval()
     library = tiny.model().eval()
     names["add_adapter"](library, "topics", bottleneck=bottleneck, placement=placement)
@@ -79,7 +80,7 @@ def test_the_hand_made_adapters_are_the_librarys_forward_and_backward(tiny, less
     assert lesson_names["largest"]([one.logits], [other.logits]) < 1e-6
     assert lesson_names["largest"]([one.logits], [base.logits]) > 1e-4  # the adapters do something
     assert lesson_names["largest"]([p.grad for p in mine], [p.grad for p in theirs]) < 1e-6
-    assert max(float(p.grad.abs().max()) for p in mine) > 1e-4
+    assert max(float(p.grad.abs().max()) for p in mine) > 1e-5  # ten times what may differ
     assert lesson_names["largest"]([by_hand.classifier.weight.grad], [library.classifier.weight.grad]) < 1e-6
 
 
