@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 
 from production.processes import Process, free_port, start
 from production.requests_checks import RefusedError, Request
@@ -31,7 +31,7 @@ class Backend:
         self.served, self.options, self.folder, self.timeout = served, options, folder, timeout
         self.open, self.ready = 0, False  # requests in flight; whether a worker can answer
         self.process: Process | None = None
-        self.http: httpx.AsyncClient | None = None
+        self.http: aiohttp.ClientSession | None = None
 
     async def start(self, patience: float) -> None:
         """Start it and wait until it is ready. LessonError, with its last words, if it isn't within ``patience`` s."""
@@ -53,9 +53,10 @@ class Backend:
         log = self.folder / f"model-{self.served.version}-{port}.log"
         self.process = await asyncio.to_thread(start, words, log, name=f"version {self.served.version}")
         await asyncio.to_thread(self.process.wait_for, f"http://127.0.0.1:{port}/health", patience)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2)
-        self.http = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=self.timeout, limits=limits, trust_env=False
+        self.http = aiohttp.ClientSession(
+            f"http://127.0.0.1:{port}",
+            timeout=aiohttp.ClientTimeout(self.timeout),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2),
         )
         self.ready = True
 
@@ -65,27 +66,27 @@ class Backend:
             raise unavailable("not_ready", "No worker is ready now.")
         self.open += 1
         try:
-            answer = await self.http.post(
-                "/classify", json={"text": request.text, "adapter": request.adapter}
-            )
-        except httpx.TimeoutException:
+            wanted = {"text": request.text, "adapter": request.adapter}
+            async with self.http.post("/classify", json=wanted) as answer:
+                if answer.status == 200:
+                    return await answer.json()
+        except TimeoutError:
             raise unavailable("timeout", f"No answer within {self.timeout:g} s.") from None
-        except (httpx.HTTPError, RuntimeError):  # RuntimeError: closed meanwhile, by a reload
+        except (aiohttp.ClientError, RuntimeError):  # RuntimeError: closed meanwhile, by a reload
             self.ready = False
             raise unavailable("worker_lost", "The server of this model was lost.") from None
         finally:
             self.open -= 1
-        if answer.status_code != 200:
-            raise unavailable("worker_lost", "The worker was lost while it had this request.")
-        return answer.json()
+        raise unavailable("worker_lost", "The worker was lost while it had this request.")
 
     async def look(self) -> None:
         """Bring ``ready`` up to date: LitServe's /health is 503 while it restarts a worker."""
         if self.http is None:
             return
         try:
-            self.ready = (await self.http.get("/health", timeout=5)).status_code == 200
-        except (httpx.HTTPError, RuntimeError):  # RuntimeError: closed meanwhile, by a reload
+            async with self.http.get("/health", timeout=aiohttp.ClientTimeout(5)) as answer:
+                self.ready = answer.status == 200
+        except (TimeoutError, aiohttp.ClientError, RuntimeError):  # RuntimeError: closed meanwhile, by a reload
             self.ready = False
 
     @property
@@ -104,7 +105,7 @@ class Backend:
         """End its process and all workers."""
         self.ready = False
         if self.http is not None:
-            await self.http.aclose()
+            await self.http.close()
             self.http = None
         if self.process is not None:
             await asyncio.to_thread(self.process.stop)

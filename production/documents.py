@@ -247,7 +247,7 @@ project's folder: `export WORK=...`
 ```
 
 The server listens on port {release.serving_port} of this computer, a router on {release.router_port}. When it was checked
-last, it was ready after {deploy.ready_seconds:.1f} s, and with {deploy.users} users at a time gave
+last, it was ready after {deploy.ready_seconds:.1f} s{deploy.beside}, and with {deploy.users} users at a time gave
 {deploy.answers_a_second:.1f} answers a second: half of them within {deploy.p50_ms:.1f} ms, all but one in twenty within
 {deploy.p95_ms:.1f} ms. Is it slower now?
 

@@ -44,13 +44,27 @@ def _rows(context: Context) -> tuple[list[dict[str, str]], list[dict[str, str]]]
     return rows[:cut], rows[cut:]
 
 
+def released_settings(context: Context, version: int) -> Serving:
+    """With which settings a version was released; with this run's, if it was promoted by hand."""
+    try:
+        found = json.loads(
+            (context.run.folder.parent / RELEASES / f"{version}.json").read_text(encoding="utf-8")
+        )
+        return Serving(**found["serving"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return context.sections["serving"]
+
+
 def deploy(context: Context) -> Made:
-    """Start a server of the new version, ask it what the evaluation asked, and load it.
+    """Start a server of the new version, beside the champion's; ask it what the evaluation asked, and load it.
 
     Stops if one answer differs, if requests fail, or if it is slower than `p95_ms` allows. Nobody is sent to it yet.
     """
     wanted, settings = context.sections["pipeline"], context.sections["serving"]
     version = context.facts("register")["version"]
+    context.servers.begin(version, settings)
+    if context.champion:  # the experiment needs it: the two start side by side
+        context.servers.get(context.champion, released_settings(context, context.champion))
     server = context.servers.get(version, settings)
     known = read_evaluation(context.run.folder / "evaluation" / "candidate").predictions[: wanted.checked]
     with server.client(wanted.at_once) as client:
@@ -71,6 +85,7 @@ def deploy(context: Context) -> Made:
         "version": version,
         "settings": asdict(settings),
         "ready_seconds": round(server.ready, 1),
+        "beside": f", starting together with that of version {context.champion}" if context.champion else "",
         "checked": len(known),
         "same": same,
         "largest_score_difference": apart,
@@ -153,17 +168,6 @@ def monitor(context: Context) -> Made:
 
 
 # ---- The A/B decision ------------------------------------------------------------------------------------
-
-
-def released_settings(context: Context, version: int) -> Serving:
-    """With which settings a version was released; with this run's, if it was promoted by hand."""
-    try:
-        found = json.loads(
-            (context.run.folder.parent / RELEASES / f"{version}.json").read_text(encoding="utf-8")
-        )
-        return Serving(**found["serving"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return context.sections["serving"]
 
 
 def compare_live(context: Context) -> Made:
@@ -258,6 +262,7 @@ def _judged(lines: Sequence[dict[str, Any]], share: float, margin: float) -> tup
 def release(context: Context) -> Made:
     """Make the version champion, through the registry's own gate; keep the settings that it is served with."""
     registry, version = context.registry, context.facts("register")["version"]
+    context.servers.stop()  # the gate computes, too
     before = registry.entries.aliases().get(CHAMPION, 0)
     if before != version:  # else an earlier attempt was interrupted after this
         decision = registry.promote(version)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -45,16 +46,18 @@ def read_rows(file: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Served:
-    """A running server. version: of the registry. ready: seconds until it was. log: its prediction log."""
+    """A server. version: of the registry. ready: seconds until it was, None before. log: its prediction log."""
 
     version: int
     url: str
     key: str = field(repr=False)
-    ready: float
     log: Path
     process: Process
+    patience: float
+    begun: float = field(default_factory=time.monotonic)
+    ready: float | None = None
 
     def client(self, connections: int = 8) -> Client:
         """A client of it; close it."""
@@ -94,6 +97,18 @@ class Servers:
 
     def get(self, version: int, settings: Serving) -> Served:
         """The server of a version, ready. LessonError with its last words if it does not become ready."""
+        found = self.begin(version, settings)
+        if found.ready is None:
+            try:
+                found.process.wait_for(f"{found.url}/ready", found.patience)
+            except BaseException:
+                found.process.stop()
+                raise
+            found.ready = time.monotonic() - found.begun
+        return found
+
+    def begin(self, version: int, settings: Serving) -> Served:
+        """Start the server of a version, if it doesn't run yet, and don't wait for it."""
         if version in self._served and self._served[version].process.running:
             return self._served[version]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,13 +125,8 @@ class Servers:
             name=f"the server of version {version}",
             env=self._environment(),
         )
-        url = f"http://127.0.0.1:{port}"
-        try:
-            ready = process.wait_for(f"{url}/ready", settings.start_patience + 30)
-        except BaseException:
-            process.stop()
-            raise
-        self._served[version] = Served(version, url, self.key, ready, log, process)
+        url, patience = f"http://127.0.0.1:{port}", settings.start_patience + 30
+        self._served[version] = Served(version, url, self.key, log, process, patience)
         return self._served[version]
 
     def route(self, a: Served, b: Served, rules: Routing, folder: Path) -> tuple[Process, str]:

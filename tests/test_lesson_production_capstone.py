@@ -60,7 +60,7 @@ def test_the_settings_file_is_what_the_sections_take(tmp_path, recipe: str) -> N
     names = {
         "RECIPES": {"first": (48, 2, 4e-4), "better": (64, 2, 4e-4)},
         "SETTINGS": tmp_path / "settings.toml",
-        **{"MODEL": "minilm", "GATE_TEXTS": 32, "CANARY_USERS": 12, "USERS": 24, "MAX_LENGTH": 40},
+        **{"MODEL": "minilm", "GATE_TEXTS": 32, "CANARY_USERS": 12, "USERS": 24, "REHEARSED": 24},
     }
     exec(statement(LESSON, "settle"), names)
     names["settle"](recipe, 0.5)

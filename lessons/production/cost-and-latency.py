@@ -324,8 +324,9 @@ lesson.exercise("choose").check(answer)
 # share the fixed cost of a call, yet each is padded to its longest text: on a CPU, which is busy with one text
 # already, that may eat the gain.
 #
-# The search looks twice: all settings on a few texts, then the cheapest hopeful ones on the others, in a random order.
-# Kinds that were more than three times as slow as the quickest in section 3 are not looked at again.
+# The search looks twice, in a random order: all settings on a few texts, then the cheapest hopeful ones on the others,
+# of each length one at least, for what one length loses another may not. Kinds that were more than three times as slow
+# as the quickest in section 3 are not looked at again.
 #
 # **What do you expect** to win: a format, a length, or a batch size?
 

@@ -104,7 +104,7 @@ for version, steps in {"v1": STEPS, "v2": 2 * STEPS}.items():
     record = {"run_id": version, "files": file_hashes(RUNS / version)}
     (RUNS / version / "run.json").write_text(json.dumps(record), encoding="utf-8")
 lora = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=["query", "value"])
-adapted = trained(get_peft_model(classifier(RUNS / "v1" / "model"), lora), STEPS, 2e-3)
+adapted = trained(get_peft_model(classifier(RUNS / "v1" / "model"), lora), STEPS, 1e-3)
 adapted.save_pretrained(lesson.folder / "adapters" / "longer")
 
 # %% [markdown]
