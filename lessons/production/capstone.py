@@ -280,6 +280,7 @@ for ax, each in zip(axes[0], runs):
         ax.text(
             record["seconds"], names.index(name), f" {begun} x" if begun > 1 else "", va="center", fontsize=9
         )
+    ax.margins(x=0.12)
     ax.set(yticks=range(len(names)), yticklabels=names, xlabel="seconds", title=f"run {each.folder.name}")
 axes[0][0].invert_yaxis()
 figure.tight_layout()
@@ -334,10 +335,10 @@ print(
 card = documents / "model-card.md"
 
 
-def page(name, until=None):
+def page(name, until="\0"):
     """A document as Markdown, its headings two levels lower, up to a line."""
     if there:
-        text = "\n" + (documents / name).read_text(encoding="utf-8").split(until)[0]
+        text = "\n" + (documents / name).read_text(encoding="utf-8").partition(until)[0]
         return Markdown(text.replace("\n#", "\n###"))
 
 
@@ -446,7 +447,7 @@ try:
     print(show(WORK, SETTINGS))
 except lessonkit.LessonkitError as error:
     print(str(error).replace(str(WORK), "WORK"))
-file.write_text(kept, encoding="utf-8")
+_ = file.write_text(kept, encoding="utf-8")
 
 # %% [markdown]
 # (This finds accidents and haste. Who changes hashes as well isn't found by hashes: for that, records are signed, or
