@@ -86,7 +86,11 @@ class Backend:
         try:
             async with self.http.get("/health", timeout=aiohttp.ClientTimeout(5)) as answer:
                 self.ready = answer.status == 200
-        except (TimeoutError, aiohttp.ClientError, RuntimeError):  # RuntimeError: closed meanwhile, by a reload
+        except (
+            TimeoutError,
+            aiohttp.ClientError,
+            RuntimeError,
+        ):  # RuntimeError: closed meanwhile, by a reload
             self.ready = False
 
     @property

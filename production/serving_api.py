@@ -107,7 +107,13 @@ def main(
         max_batch_size=max_batch_size, batch_timeout=0.0 if single else batch_timeout,
     )  # fmt: skip
     server = litserve.LitServer(
-        api, accelerator="auto", devices=1, timeout=timeout, restart_workers=True, disable_openapi_url=True
+        api,
+        accelerator="auto",
+        devices=1,
+        timeout=timeout,
+        restart_workers=True,
+        disable_openapi_url=True,
+        fast_queue=True,
     )
     # Seconds between two looks at the workers. Its default of 2 lets the requests of a dead worker wait that long.
     server.monitor_internal = 0.2
