@@ -19,7 +19,7 @@ import typer
 
 from lessonkit.errors import DataError, LessonError, UnknownNameError
 from production.commands import run
-from production.pipeline_state import Made, PipelineRun, newest
+from production.pipeline_state import Made, PipelineRun, every_run
 from production.settings import work_folder
 
 if TYPE_CHECKING:
@@ -159,8 +159,21 @@ def check(run: PipelineRun) -> list[str]:
 
 
 def _records(run: PipelineRun) -> dict[str, dict[str, Any]]:
-    """Without that of the documents themselves."""
-    return {name: record for name, record in run.records().items() if name != "document"}
+    """Without that of the documents themselves. DataError if they are not all of one model, or one says stop."""
+    records = {name: record for name, record in run.records().items() if name != "document"}
+    for name, record in records.items():
+        stands_on = [need for need in record["needs"] if need in records]
+        stale = [
+            need for need in stands_on if record["inputs"].get(f"step.{need}") != records[need]["result"]
+        ]
+        if stale or record["stopped"]:
+            raise DataError(
+                f"The records of the run {run.folder.name} don't belong together: {name} "
+                + (f"was done before {', '.join(stale)} was done anew." if stale else "has stopped."),
+                why="documents describe one release, from its data to its costs",
+                fix="see where it stands: python -m production.pipeline show",
+            )
+    return records
 
 
 def write_documents(run: PipelineRun) -> list[Path]:
@@ -198,9 +211,11 @@ def main(
 ) -> None:
     """Write or check the documents of the newest complete run."""
     folder = Path(work).expanduser() if work else work_folder(settings)
-    found = newest(folder)
+    found = next((each for each in every_run(folder) if each.status("document") == "done"), None)
     if found is None:
-        raise LessonError(f"No run in {folder} yet.", fix="begin one: python -m production.pipeline run")
+        raise LessonError(
+            f"No run in {folder} has been documented yet.", fix="begin one: python -m production.pipeline run"
+        )
     if action == "write":
         typer.echo("\n".join(str(each) for each in write_documents(found)))
     elif action == "check":

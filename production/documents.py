@@ -235,21 +235,38 @@ def _data_card(facts: Mapping[str, Any]) -> str:
 RUNBOOK = """# Runbook: {register.name}, version {release.champion}
 
 For whoever is called at night. `WORK` is the work folder, that in which `pipeline/` and `registry/` lie. First, in the
-project's folder: `export WORK=...`
+project's folder and in each terminal: `export WORK=...`, and the keys, which lie in files that only you can read:
+
+```
+{release.commands.keys}
+```
+
+Are there none yet, make them once:
+
+```
+{release.commands.make_keys}
+```
 
 ## Start and check
 
+In a terminal of its own, for it runs until Ctrl+C:
+
 ```
-{release.commands.key}
 {release.commands.serve}
+```
+
+In another one; the last command watches, and runs until Ctrl+C, too:
+
+```
 {release.commands.ready}
 {release.commands.watch}
 ```
 
 The server listens on port {release.serving_port} of this computer, a router on {release.router_port}. When it was checked
-last, it was ready after {deploy.ready_seconds:.1f} s{deploy.beside}, and with {deploy.users} users at a time gave
-{deploy.answers_a_second:.1f} answers a second: half of them within {deploy.p50_ms:.1f} ms, all but one in twenty within
-{deploy.p95_ms:.1f} ms. Is it slower now?
+last, it was ready after {deploy.ready_seconds:.1f} s{deploy.beside}, and with {deploy.users} users at a time, who
+asked the rehearsal's texts, gave {deploy.answers_a_second:.1f} answers a second: half of them within
+{deploy.p50_ms:.1f} ms, all but one in twenty within {deploy.p95_ms:.1f} ms. Is it slower now? This asks as many at a
+time, one short sentence again and again, so it should be quicker than that:
 
 ```
 {release.commands.load}
@@ -257,18 +274,39 @@ last, it was ready after {deploy.ready_seconds:.1f} s{deploy.beside}, and with {
 
 ## Back to the version before
 
-Before this one, {release.before_said} was champion. Going back takes two commands, and the second one only if a server runs:
+"""
 
-```
-{release.commands.versions}
-{release.commands.back}
-{release.commands.reload}
-```
-
-If users meet it through a router, first take it away from them:
+RUNBOOK_BACK = """\
+Before this one, {release.before_said} was champion. If users meet the new one through a router, first take it away from
+them:
 
 ```
 {release.commands.share}
+```
+
+Then give the alias back, and look at who has it:
+
+```
+{release.commands.back}
+{release.commands.versions}
+```
+
+End the server by Ctrl+C, and start it again with the settings with which that version was released. (A reload alone would
+bring the version back, and keep this one's settings.)
+
+```
+{release.commands.serve_before}
+```
+
+## Alerts
+
+"""
+
+RUNBOOK_FIRST = """\
+There is none: this is the first that was released. End the server, or train another one:
+
+```
+{release.commands.next}
 ```
 
 ## Alerts
@@ -277,7 +315,7 @@ If users meet it through a router, first take it away from them:
 
 RUNBOOK_END = """
 In the rehearsal {monitor.requests:,} requests went through; alerts that fired: {fired}. Windows and waiting times were then
-{monitor.rehearsal:.0f} times as short as above.
+{monitor.rehearsal:.0f} times as short as above. *Rehearsed* says whether the alert could have fired there.
 
 ## Has the traffic changed?
 
@@ -293,6 +331,7 @@ def _runbook(facts: Mapping[str, Any]) -> str:
         "when": "`{each.expr}` for {each.wait:.0f} s",
         "what it means": "{each.summary}",
         "what to do": "{each.action}",
+        "rehearsed": "{each.rehearsed}",
     }
     monitor = facts["monitor"]
     thresholds = [{"name": name, **each} for name, each in monitor["drift"].items()]
@@ -300,7 +339,9 @@ def _runbook(facts: Mapping[str, Any]) -> str:
     more = {"fired": ", ".join(monitor["fired"]) or "none", "window": thresholds[0]["size"]}
     return "\n".join(
         [
-            fill(RUNBOOK, facts) + table(head, monitor["alerts"], facts),
+            fill(RUNBOOK, facts)
+            + fill(RUNBOOK_BACK if facts["release"]["before"] else RUNBOOK_FIRST, facts)
+            + table(head, monitor["alerts"], facts),
             fill(RUNBOOK_END, {**facts, **more}) + table(drift, thresholds, facts),
             "",
         ]

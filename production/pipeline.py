@@ -30,8 +30,8 @@ from production.settings import read, work_folder
 __all__ = ["STEPS", "Outcome", "Pipeline", "read_sections", "run_pipeline", "show"]
 
 WHAT = "running the pipeline"
-#: Steps that follow a release: another price, or a document that was edited by hand, begins no new run.
-AFTER = {"costs", "document"}
+#: What of a released run is done again within it: another price, or a document that was edited by hand, is no new model.
+AFTER = {"release", "costs", "document"}
 
 
 @dataclass(frozen=True)
@@ -84,32 +84,35 @@ class Pipeline:
 #: In this order. What a step needs, reads and runs decides when it is done anew.
 STEPS = (
     Step("data", "read, check and describe the texts", prepare_data, (), ("tracking", "registry", "pipeline.data"),
-         ("recipe", "records", "pipeline_steps")),
-    Step("train", "train one model, tracked", train_model, ("data",), ("tracking",),
-         ("recipe", "records", "trackers", "pipeline_steps")),
+         ("recipe", "pipeline_steps.py")),
+    Step("train", "train one model, tracked", train_model, ("data",), ("tracking",), ("recipe", "pipeline_steps.py")),
     Step("evaluate", "compare it with the champion on held-out texts", evaluate_model, ("data", "train"), ("registry",),
-         ("registry_gate", "pipeline_steps")),
+         ("registry_gate", "records", "pipeline_steps.py")),
     Step("register", "enter it into the registry", register_model, ("train", "evaluate"), ("registry",),
-         ("registry", "registry_files", "registry_entries", "pipeline_steps")),
+         ("registry", "pipeline_steps.py")),
     Step("deploy", "serve it to nobody, and check its answers and its speed", deploy, ("data", "evaluate", "register"),
-         ("serving", "pipeline.deploy"), ("serving", "serving_api", "gateway", "backends", "load_test", "pipeline_service")),
+         ("serving", "pipeline.deploy"),
+         ("serving", "serving_api", "load_test", "pipeline_traffic.py", "pipeline_service.py")),
     Step("monitor", "watch it under rehearsed traffic", monitor, ("data", "register", "deploy"),
          ("serving", "pipeline.monitor"),
-         ("alerts.yml", "metrics", "promql", "rules", "watcher", "drift", "pipeline_service")),
+         ("alerts.yml", "watcher", "monitoring", "drift", "serving", "serving_api", "pipeline_traffic.py",
+          "pipeline_service.py")),
     Step("ab", "let a few users, then half of them, meet it", compare_live, ("data", "register", "deploy", "monitor"),
-         ("serving", "router", "pipeline.ab"), ("router", "routing", "ab", "pipeline_service")),
+         ("serving", "router", "pipeline.ab"),
+         ("router", "ab", "serving", "serving_api", "pipeline_traffic.py", "pipeline_service.py")),
     Step("release", "make it champion", release, ("register", "ab"), ("registry", "serving", "router"),
-         ("registry", "pipeline_service")),
-    Step("costs", "count what it all cost", count_costs, ("train", "evaluate", "deploy", "release"), ("pipeline.costs",),
-         ("prices.toml", "cost", "pipeline_service")),
+         ("registry", "pipeline_service.py")),
+    Step("costs", "count what it all cost", count_costs,
+         ("data", "train", "evaluate", "register", "deploy", "monitor", "ab", "release"), ("pipeline.costs",),
+         ("prices.toml", "cost", "pipeline_service.py"), times=True),
     Step("document", "write its documentation from the records", document,
          ("data", "train", "evaluate", "register", "deploy", "monitor", "ab", "release", "costs"), (),
-         ("documentation", "documents")),
+         ("documentation.py", "documents.py"), times=True),
 )  # fmt: skip
 
 #: Which settings of [pipeline] a step reads: another canary is no reason to train again.
 PARTS = {
-    "pipeline.data": ("leak_limit",),
+    "pipeline.data": ("leak_limit", "traffic", "canary_requests", "requests"),
     "pipeline.deploy": ("checked", "load", "traffic", "at_once", "p95_ms"),
     "pipeline.monitor": ("traffic", "rate", "at_once", "rehearsal", "windows"),
     "pipeline.ab": ("traffic", "at_once", "canary_requests", "share", "requests", "margin"),
@@ -138,10 +141,6 @@ def read_sections(settings: str | Path = "") -> dict[str, Any]:
 # ---- Runs ------------------------------------------------------------------------------------------------
 
 
-def _complete(found: PipelineRun) -> bool:
-    return all(found.status(step.name) == "done" for step in STEPS)
-
-
 def _begin(work: Path, champion: int) -> PipelineRun:
     last = newest(work)
     number = int(last.folder.name) + 1 if last else 1
@@ -149,30 +148,38 @@ def _begin(work: Path, champion: int) -> PipelineRun:
 
 
 def _chosen(work: Path, sections: dict[str, Any], champion: int, new: bool) -> PipelineRun:
-    """The run to go on with, or a new one. LessonError if another version became champion meanwhile."""
+    """The run to go on with, or a new one: a run ends with its release, and what follows that can be done again.
+
+    LessonError if another version became champion meanwhile.
+    """
     found = newest(work)
     if found is None or new:
         return _begin(work, champion)
-    if _complete(found):
-        stale = {step.name for step in STEPS if found.reason(step, found.inputs(step, sections))}
-        return found if stale <= AFTER else _begin(work, champion)
-    registered = found.record("register")
+    before, registered = found.state["facts"]["champion"], found.record("register")
     ours = registered["facts"]["version"] if registered else None
-    if champion not in (found.state["facts"]["champion"], ours):
+    if found.status("release") == "done" or (champion not in (before, 0) and champion == ours):
+        return found if stale_steps(found, sections) <= AFTER else _begin(work, champion)
+    if champion not in (before, ours):
         raise LessonError(
             f"Version {champion} became champion since the run {found.folder.name} began.",
-            why=f"that run compares its model with version {found.state['facts']['champion']}",
+            why=f"that run compares its model with version {before}",
             fix="begin another run: python -m production.pipeline run --new",
         )
     return found
 
 
+def stale_steps(found: PipelineRun, sections: dict[str, Any]) -> set[str]:
+    """The steps whose records are missing, or don't hold any more."""
+    return {step.name for step in STEPS if found.reason(step, found.inputs(step, sections))}
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """run: its folder and state. stopped: "" for a complete run, else the step and the reason."""
+    """run: its folder and state. stopped: "" for a complete run, else the step and the reason. champion: in service now."""
 
     run: PipelineRun
     stopped: str
+    champion: int
 
 
 def run_pipeline(
@@ -192,7 +199,7 @@ def run_pipeline(
         with Servers(work, root / "servers") as servers:
             context = Context(found, sections, registry, servers)
             stopped = run_steps(found, STEPS, sections, context, tell, again=again)
-    return Outcome(found, stopped)
+        return Outcome(found, stopped, registry.entries.aliases().get(CHAMPION, 0))
 
 
 def show(work: str | Path, settings: str | Path = "") -> str:
@@ -203,6 +210,7 @@ def show(work: str | Path, settings: str | Path = "") -> str:
     sections = read_sections(settings)
     facts = found.state["facts"]
     lines = [f"run {found.folder.name}, champion when it began: {facts['champion'] or 'none'}"]
+    ended = found.status("release") == "done" and not stale_steps(found, sections) <= AFTER
     lines.append(f"{'step':<10}{'status':<9}{'seconds':>8}{'begun':>7}  now")
     ahead = ""
     for step in STEPS:
@@ -219,6 +227,8 @@ def show(work: str | Path, settings: str | Path = "") -> str:
         )
         if record and record["stopped"]:
             lines.append(f"          {record['stopped']}")
+    if ended:
+        lines.append("It has ended with its release: a `run` begins another one.")
     return "\n".join(lines)
 
 
@@ -238,11 +248,14 @@ def main(
     elif action == "run":
         outcome = run_pipeline(folder, settings, new=new, again=again, tell=typer.echo)
         if outcome.stopped:
-            champion = outcome.run.state["facts"]["champion"]
-            stays = f"version {champion} stays in service" if champion else "nothing is in service"
+            stays = (
+                f"version {outcome.champion} stays champion" if outcome.champion else "there is no champion"
+            )
             typer.echo(f"STOPPED at {outcome.stopped}\n{stays}")
             raise typer.Exit(1)
         typer.echo(f"complete; its documentation: {outcome.run.folder / 'documents'}")
+        if outcome.champion != (version := outcome.run.facts("release")["champion"]):
+            typer.echo(f"its version {version} is champion no more: version {outcome.champion} is")
     else:
         raise UnknownNameError("action", action, ("run", "show"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from lessonkit.errors import DataError, LessonError
 from lessonkit.scoring import read_evaluation
 from production.ab import not_worse, per_user, ratio_check
 from production.cost import Entry, find_price, per_million, write_ledger
@@ -26,7 +28,7 @@ from production.prediction_log import join_labels, read_log
 from production.registry import CHAMPION
 from production.routing import Routing
 from production.routing import read_log as read_routes
-from production.rules import ALERTS, read_rules, scaled
+from production.rules import ALERTS, Rule, read_rules, scaled
 from production.serving import Serving
 from production.watcher import Watcher
 
@@ -40,19 +42,23 @@ RELEASES = "releases"  # beside the runs: with which settings each released vers
 def _rows(context: Context) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The rehearsal's texts: those for monitoring, and those for the experiment."""
     rows = read_rows(context.run.folder / "data" / "traffic.jsonl")
-    cut = min(context.sections["pipeline"].traffic, len(rows) // 2)
+    cut = context.sections["pipeline"].traffic
     return rows[:cut], rows[cut:]
 
 
-def released_settings(context: Context, version: int) -> Serving:
-    """With which settings a version was released; with this run's, if it was promoted by hand."""
+def released_settings(context: Context, version: int) -> tuple[Serving, str]:
+    """With which settings a version was released, and whose they are; this run's for one that was promoted by hand."""
+    file = context.run.folder.parent / RELEASES / f"{version}.json"
     try:
-        found = json.loads(
-            (context.run.folder.parent / RELEASES / f"{version}.json").read_text(encoding="utf-8")
-        )
-        return Serving(**found["serving"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return context.sections["serving"]
+        return Serving(**json.loads(file.read_text(encoding="utf-8"))["serving"]), "its release"
+    except FileNotFoundError:
+        return context.sections["serving"], "this run, for it was promoted by hand"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file} can't be read: {error}.",
+            why=f"it holds the settings with which version {version} is served",
+            fix="bring it back from a backup; or delete it, and this run's settings are taken for that version",
+        ) from None
 
 
 def deploy(context: Context) -> Made:
@@ -64,7 +70,7 @@ def deploy(context: Context) -> Made:
     version = context.facts("register")["version"]
     context.servers.begin(version, settings)
     if context.champion:  # the experiment needs it: the two start side by side
-        context.servers.get(context.champion, released_settings(context, context.champion))
+        context.servers.get(context.champion, released_settings(context, context.champion)[0])
     server = context.servers.get(version, settings)
     known = read_evaluation(context.run.folder / "evaluation" / "candidate").predictions[: wanted.checked]
     with server.client(wanted.at_once) as client:
@@ -117,7 +123,8 @@ def monitor(context: Context) -> Made:
     Stops if an alert fires.
     """
     wanted, version = context.sections["pipeline"], context.facts("register")["version"]
-    server, folder = context.servers.get(version, context.sections["serving"]), context.fresh("monitoring")
+    server_settings, folder = context.sections["serving"], context.fresh("monitoring")
+    server = context.servers.get(version, server_settings)
     rules = scaled(ALERTS, wanted.rehearsal, folder / "alerts.yml")
     rows, labels, every = _rows(context)[0], [], SCRAPE / wanted.rehearsal
 
@@ -129,16 +136,16 @@ def monitor(context: Context) -> Made:
     with (
         server.client(wanted.at_once) as client,
         Receiver() as receiver,
-        Watcher(server.url, receiver.url, rules, every),
+        Watcher(server.url, receiver.url, rules, every) as watcher,
     ):
         report = load(ask, wanted.at_once, requests=len(rows), rate=wanted.rate, seconds=120)
         time.sleep(2 * every)  # the last requests are looked at, too
         fired = sorted({each.alert for each in receiver.deliveries if each.status == "firing"})
-    if report.answered < FEWEST:
-        facts = {"requests": report.answered, "failures": report.failures, "fired": fired}
-        return Made(
-            facts, stopped=f"of {len(rows)} requests {report.answered} were answered: {report.failures}"
-        )
+        seen = sum(dict(watcher.query("sum(classifier_requests_total)")).values())
+    if report.failures or report.answered < FEWEST or watcher.problems or seen < report.answered:
+        facts = {"requests": report.answered, "failures": report.failures, "fired": fired, "watched": seen}
+        why = f"{report.answered} of {len(rows)} requests were answered, {seen:.0f} seen by the watcher"
+        return Made(facts, stopped=f"{why}; failures: {report.failures}; {'; '.join(watcher.problems)}")
     ours = {each["id"] for each in labels}
     reference = [row for row in read_log(server.log) if row["id"] in ours]
     live = join_labels(reference, labels)[str(version)]
@@ -147,7 +154,14 @@ def monitor(context: Context) -> Made:
     file.write_text("".join(json.dumps(row) + "\n" for row in reference), encoding="utf-8")
     facts = {
         "alerts": [
-            {"alert": each.alert, "expr": each.expr, "wait": each.wait, **each.labels, **each.annotations}
+            {
+                "alert": each.alert,
+                "expr": each.expr,
+                "wait": each.wait,
+                "rehearsed": _rehearsed(each, report.seconds * wanted.rehearsal, server_settings.max_length),
+                **each.labels,
+                **each.annotations,
+            }
             for each in read_rules(ALERTS).rules
         ],
         "rehearsal": wanted.rehearsal,
@@ -167,6 +181,16 @@ def monitor(context: Context) -> Made:
     )
 
 
+def _rehearsed(rule: Rule, seconds: float, max_length: int) -> str:
+    """Whether the rule could have fired in a rehearsal of so many seconds, windows and waiting times taken as they are."""
+    if rule.wait >= seconds:
+        return f"no: it waits {rule.wait:.0f} s, and the rehearsal stood for {seconds:.0f} s"
+    bound = re.search(r'classifier_input_tokens_bucket\{le="(\d+)"\}', rule.expr)
+    if bound and int(bound[1]) >= max_length:
+        return f"no: texts are cut at {max_length} tokens"
+    return "yes"
+
+
 # ---- The A/B decision ------------------------------------------------------------------------------------
 
 
@@ -176,7 +200,8 @@ def compare_live(context: Context) -> Made:
     facts: dict[str, Any] = {"champion": context.champion, "version": version}
     if not context.champion:
         return Made(facts | {"decision": "no champion to compare with"}, told="no champion to compare with")
-    a = context.servers.get(context.champion, released_settings(context, context.champion))
+    settings, whose = released_settings(context, context.champion)
+    a = context.servers.get(context.champion, settings)
     b = context.servers.get(version, context.sections["serving"])
     rules: Routing = context.sections["router"]
     rules = replace(rules, experiment=f"{rules.experiment}-{version}")  # each version meets other users first
@@ -191,11 +216,12 @@ def compare_live(context: Context) -> Made:
             if share != rules.share:
                 http.post("/share", json={"share": share})  # refused, and so without effect, after a rollback
             users = [f"{name}-{number}" for number in range(count)]
-            asked += ask_through(url, b.key, users, rows[len(asked) :] or rows, wanted.at_once)
+            asked += ask_through(url, b.key, users, rows[len(asked) :], wanted.at_once)
         send_outcomes(url, context.servers.router_key, asked)
         state = http.get("/state").json()
     lines = read_routes(folder / "router.jsonl")
     facts |= {
+        "champion_settings_of": whose,
         "canary_share": rules.share,
         "share": wanted.share,
         "answered": sum(each.status == 200 for each in asked),
@@ -252,7 +278,11 @@ def _judged(lines: Sequence[dict[str, Any]], share: float, margin: float) -> tup
     if verdict == "broken":
         return facts, f"B is worse: {told}"
     if verdict == "open":
-        return facts, f"can't tell yet: {told}; ask more users (`requests` in [pipeline])"
+        return (
+            facts,
+            f"can't tell: {told}. Plan the next model's experiment larger (production.ab.sample_size), "
+            "for asking on until the answer pleases is another test",
+        )
     return facts, ""
 
 
@@ -264,17 +294,25 @@ def release(context: Context) -> Made:
     registry, version = context.registry, context.facts("register")["version"]
     context.servers.stop()  # the gate computes, too
     before = registry.entries.aliases().get(CHAMPION, 0)
-    if before != version:  # else an earlier attempt was interrupted after this
-        decision = registry.promote(version)
-        if not decision.passed:
-            stopped = f"the registry's gate refuses version {version}: {' '.join(decision.gate.reasons)}"
-            return Made({"champion": before, "refused": version}, told="refused", stopped=stopped)
+    if before not in (context.champion, version):
+        raise LessonError(
+            f"Version {before} became champion while version {version} was compared with {said(context.champion)}.",
+            why="nobody knows how the two compare",
+            fix="begin another run: python -m production.pipeline run --new",
+        )
     serving, router = context.sections["serving"], context.sections["router"]
     file = context.run.folder.parent / RELEASES / f"{version}.json"
     file.parent.mkdir(exist_ok=True)
     write(file, {"version": version, "run": context.run.folder.name, "serving": asdict(serving)})
     settings = file.with_suffix(".toml")
     settings.write_text("\n".join([as_toml("serving", serving), as_toml("router", router)]), encoding="utf-8")
+    if before != version:  # else an earlier attempt was interrupted after this
+        decision = registry.promote(version)
+        if not decision.passed:
+            file.unlink()
+            settings.unlink()
+            stopped = f"the registry's gate refuses version {version}: {' '.join(decision.gate.reasons)}"
+            return Made({"champion": before, "refused": version}, told="refused", stopped=stopped)
     facts = {
         "champion": version,
         "before": context.champion,
@@ -283,24 +321,28 @@ def release(context: Context) -> Made:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "serving_port": serving.port,
         "router_port": router.port,
-        "commands": _commands(serving.port, router.port, settings.name),
+        "commands": _commands(
+            serving.port, router.port, version, context.champion, context.sections["pipeline"].at_once
+        ),
     }
     return Made(facts, (file, settings), f"version {version} is champion")
 
 
-def _commands(serving: int, router: int, settings: str) -> dict[str, str]:
+def _commands(serving: int, router: int, version: int, before: int, users: int) -> dict[str, str]:
     """What an operator types. The variable WORK holds the work folder, so that no machine's paths stand in documents."""
-    given, work = f'--settings "$WORK/pipeline/{RELEASES}/{settings}"', '--work "$WORK"'
-    server = f"http://127.0.0.1:{serving}"
+    work, server = '--work "$WORK"', f"http://127.0.0.1:{serving}"
+    serve = f'python -m production.serving --alias champion {work} --log "$WORK/predictions.jsonl" --settings'
     return {
-        "key": "export SERVING_KEY=\"$(python -c 'import secrets; print(secrets.token_urlsafe(32))')\"",
-        "serve": f'python -m production.serving --alias champion {work} {given} --log "$WORK/predictions.jsonl"',
+        "make_keys": "(umask 077; for each in serving router; do python -c 'import secrets; "
+        'print(secrets.token_urlsafe(32))\' > "$WORK/$each.key"; done)',
+        "keys": 'export SERVING_KEY="$(cat "$WORK/serving.key")" ROUTER_KEY="$(cat "$WORK/router.key")"',
+        "serve": f'{serve} "$WORK/pipeline/{RELEASES}/{version}.toml"',
+        "serve_before": f'{serve} "$WORK/pipeline/{RELEASES}/{before}.toml"' if before else "",
         "ready": f"curl {server}/ready",
-        "load": f"python -m production.load_test --url {server} --concurrency 4 --seconds 10",
+        "load": f"python -m production.load_test --url {server} --concurrency {users} --seconds 10",
         "watch": f"python -m production.monitoring --target {server}",
         "versions": f"python -m production.registry show {work}",
         "back": f"python -m production.registry rollback {work}",
-        "reload": f"python -m production.serving reload --port {serving}",
         "share": f"python -m production.router share --share 0 --port {router}",
         "repeat": f"python -m production.tracking repeat RUN {work}",
         "next": f"python -m production.pipeline run {work}",

@@ -1,13 +1,13 @@
 """Steps with a state file, so that an interrupted run goes on where it stopped.
 
 A run is a folder with ``state.json`` and ``records/STEP.json``. A record holds the hashes of all that went into its step
-(settings, code, the results of earlier steps) and of all files that came out. A step is kept while these agree; else it,
-and what depends on it, is done anew. A record is written last and in one move, so a step without one did not end.
+(settings and the files that they name, code, the results of earlier steps) and of all files that came out. A step is kept
+while these agree; else it, and what depends on it, is done anew. A record is written last and in one move, so a step
+without one did not end.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from lessonkit.errors import DataError, LessonError
+from production.pipeline_hashes import code_digest, digest, file_digest, named_files
 
-__all__ = ["Made", "PipelineRun", "Step", "digest", "newest", "run_steps", "write"]
+__all__ = ["Made", "PipelineRun", "Step", "every_run", "newest", "run_steps", "write"]
 
-HERE = Path(__file__).parent
 STATE, RECORDS = "state.json", "records"
 #: What a record must have.
 KEYS = (
@@ -37,6 +37,7 @@ KEYS = (
     "facts",
     "stopped",
     "result",
+    "seal",
 )
 
 
@@ -57,8 +58,8 @@ class Made:
 class Step:
     """name: also of its record. does: for people. act: gets the context that ``run_steps`` was given.
 
-    needs: earlier steps whose results it uses. reads: sections of the settings. modules: of this folder, whose code is
-    hashed as an input; a name with a point is another file of it.
+    needs: earlier steps whose results it uses. reads: sections of the settings. modules: whose code is an input; see
+    ``code_digest``. times: whether it uses the seconds of earlier steps, too.
     """
 
     name: str
@@ -67,34 +68,7 @@ class Step:
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
-
-
-# ---- Hashes ----------------------------------------------------------------------------------------------
-
-
-def digest(value: Any) -> str:
-    """sha256 of plain data; the order of a dictionary's names does not count."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _file_digest(file: Path) -> str:
-    found = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(2**20):
-            found.update(block)
-    return found.hexdigest()
-
-
-def _code_digest(modules: Iterable[str]) -> str:
-    found = hashlib.sha256()
-    for name in sorted(modules):
-        file = HERE / (name if "." in name else f"{name}.py")
-        found.update(name.encode() + b"\0" + file.read_bytes().replace(b"\r\n", b"\n"))
-    return found.hexdigest()
-
-
-def _plain(section: Any) -> Any:
-    return asdict(section) if is_dataclass(section) else section
+    times: bool = False
 
 
 # ---- One run ---------------------------------------------------------------------------------------------
@@ -145,13 +119,13 @@ class PipelineRun:
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
             missing = [name for name in KEYS if name not in found]
-            if missing or found["result"] != _result(found):
+            if missing or found["seal"] != _seal(found):
                 raise ValueError(f"it lacks {', '.join(missing)}" if missing else "its hash is another one")
         except (OSError, ValueError, TypeError) as error:
             raise DataError(
                 f"The record {file} can't be trusted: {error}.",
                 why="it was changed after it was written",
-                fix=f"delete it: the next `run` does the step {step} anew",
+                fix=f"delete it: the next `run` does the step {step} anew (after a release, in a new run)",
             ) from None
         return found
 
@@ -173,11 +147,16 @@ class PipelineRun:
 
     def inputs(self, step: Step, sections: Mapping[str, Any]) -> dict[str, str]:
         """Name -> sha256 of all that the step depends on."""
-        found = {"code": _code_digest(step.modules), "run": digest(self.state["facts"])}
-        found |= {f"settings.{name}": digest(_plain(sections[name])) for name in step.reads}
+        found = {"code": code_digest(step.modules), "run": digest(self.state["facts"])}
+        for name in step.reads:
+            section = sections[name]
+            plain = asdict(section) if is_dataclass(section) else section
+            found[f"settings.{name}"] = digest([plain, named_files(plain)])
         for name in step.needs:
             record = self.record(name)
             found[f"step.{name}"] = record["result"] if record else "missing"
+            if step.times:
+                found[f"time.{name}"] = digest([record["seconds"], record["ended"]]) if record else "missing"
         return found
 
     def reason(self, step: Step, inputs: Mapping[str, str]) -> str:
@@ -193,7 +172,7 @@ class PipelineRun:
             file = self.work / name
             if not file.is_file():
                 return f"{name} is missing"
-            if _file_digest(file) != sha256:
+            if file_digest(file) != sha256:
                 return f"{name} was changed"
         return ""
 
@@ -211,7 +190,8 @@ class PipelineRun:
             "facts": json.loads(json.dumps(made.facts, default=str)),  # as it will be read
             "stopped": made.stopped,
         }
-        write(self.folder / RECORDS / f"{step.name}.json", record | {"result": _result(record)})
+        record["result"] = _result(record)
+        write(self.folder / RECORDS / f"{step.name}.json", record | {"seal": _seal(record)})
         self.mark(step.name, "stopped" if made.stopped else "done", made.stopped or made.told)
 
     def forget(self, step: str) -> None:
@@ -224,22 +204,30 @@ class PipelineRun:
             inside = sorted(each.rglob("*")) if each.is_dir() else [each]
             for file in inside:
                 if file.is_file():
-                    found[file.resolve().relative_to(self.work).as_posix()] = _file_digest(file)
+                    found[file.resolve().relative_to(self.work).as_posix()] = file_digest(file)
         return found
 
 
+def every_run(work: str | Path) -> list[PipelineRun]:
+    """The runs in ``WORK/pipeline``, the newest, whose number is the highest, first."""
+    folders = [each for each in (Path(work) / "pipeline").glob("*") if each.name.isdigit()]
+    return [PipelineRun(each, work) for each in sorted(folders, key=lambda each: -int(each.name))]
+
+
 def newest(work: str | Path) -> PipelineRun | None:
-    """The run in ``WORK/pipeline`` with the highest number; None if there is none yet."""
-    root = Path(work) / "pipeline"
-    numbers = (
-        sorted(int(each.name) for each in root.glob("*") if each.name.isdigit()) if root.is_dir() else []
-    )
-    return PipelineRun(root / str(numbers[-1]), work) if numbers else None
+    """The run with the highest number; None if there is none yet."""
+    folders = [each for each in (Path(work) / "pipeline").glob("*") if each.name.isdigit()]
+    return PipelineRun(max(folders, key=lambda each: int(each.name)), work) if folders else None
 
 
 def _result(record: Mapping[str, Any]) -> str:
     """sha256 of what later steps may depend on: not of times, so a repetition with the same result changes nothing."""
     return digest([record["outputs"], record["facts"], record["stopped"]])
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """sha256 of all else in a record."""
+    return digest({name: value for name, value in record.items() if name != "seal"})
 
 
 def write(file: Path, value: Any) -> None:
@@ -277,9 +265,11 @@ def run_steps(
             why, again = why or "asked for again", False
         if not why:
             if record["stopped"]:
+                if run.status(step.name) != "stopped":  # it was ended after the record, before the state
+                    run.mark(step.name, "stopped", record["stopped"])
                 tell(f"{step.name:<{width}}  stopped before, and nothing has changed since")
                 return f"{step.name}: {record['stopped']}"
-            if run.status(step.name) != "done":  # it was ended after the record, before the state
+            if run.status(step.name) != "done":
                 run.mark(step.name, "done")
             tell(f"{step.name:<{width}}  kept")
             continue

@@ -28,7 +28,6 @@ from production.registry_gate import judge
 
 __all__ = ["Context", "evaluate_model", "prepare_data", "register_model", "train_model"]
 
-FEWEST = 20  # texts of rehearsed traffic
 SHUFFLE = 0  # seed of their order
 LEVEL = 0.95  # of all intervals that are recorded here
 
@@ -79,20 +78,23 @@ def prepare_data(context: Context) -> Made:
     held = labelled_texts(EvaluationConfig(model="none", data=rules.data, split=rules.split))
     judged = min(rules.texts or len(held.texts), len(held.texts))
     rows = list(zip(held.texts, held.labels, strict=True))
-    rest = rows[judged:]
-    if len(rest) < FEWEST:
+    learnt = {text for text, _ in data.parts["train"]}
+    shared = sum(text in learnt for text in held.texts)
+    leaks = shared / len(rows) > wanted.leak_limit
+    rest = [row for row in rows[judged:] if leaks or row[0] not in learnt]
+    needed = wanted.traffic + wanted.canary_requests + wanted.requests
+    if len(rest) < needed and not leaks:
         raise DataError(
-            f"Of {len(rows):,} held-out texts the gate takes {judged:,}, so {len(rest)} are left for traffic.",
-            why=f"a rehearsal needs {FEWEST} or more that the gate has not seen",
-            fix="lower `texts` in [registry]",
+            f"Of {len(rows):,} held-out texts {len(rest):,} are left for the rehearsed users, who need {needed:,}.",
+            why="each asks one text that neither the training nor the gate has seen, once: a text that is asked twice "
+            "tells nothing new, and the experiment would be surer than it may be",
+            fix="lower `texts` in [registry], or `traffic`, `canary_requests` or `requests` in [pipeline]",
         )
     random.Random(SHUFFLE).shuffle(rest)
     file = context.fresh("data") / "traffic.jsonl"
     file.write_text(
         "".join(json.dumps({"text": t, "label": name}) + "\n" for t, name in rest), encoding="utf-8"
     )
-    learnt = {text for text, _ in data.parts["train"]}
-    shared = sum(text in learnt for text in held.texts)
     facts = {
         "data": data_facts(tracking, data),
         "asset": _asset(rules.data),
@@ -117,8 +119,11 @@ def prepare_data(context: Context) -> Made:
     stopped = ""
     if unknown:
         stopped = f"the held-out texts have labels that the training data lacks: {', '.join(unknown)}"
-    elif shared / len(rows) > wanted.leak_limit:
-        stopped = f"{shared} of {len(rows):,} held-out texts stand in the training data; a score on them means nothing"
+    elif leaks:
+        stopped = (
+            f"{shared} of {len(rows):,} held-out texts stand in the training data, too; the limit is a share of "
+            f"{wanted.leak_limit}, for a score on texts that were learnt means little"
+        )
     return Made(
         facts,
         (file,),
@@ -163,6 +168,10 @@ def train_model(context: Context) -> Made:
     names = ("run_id", "created", "seed", "settings", "metrics", "seconds", "hardware", "versions", "code")
     facts = {name: record[name] for name in names}
     accuracy = record["metrics"]["eval_accuracy"]
+    if record["data"]["sha256"] != context.facts("data")["data"]["sha256"]:
+        return Made(
+            facts, (folder,), stopped="the training data changed after the data step had read it; run again"
+        )
     return Made(facts, (folder,), f"run {folder.name}: {accuracy:.3f} of the validation texts are right")
 
 

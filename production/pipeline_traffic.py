@@ -163,8 +163,8 @@ class Asked:
 def ask_through(
     url: str, key: str, users: Iterable[str], rows: Sequence[Mapping[str, str]], at_once: int
 ) -> list[Asked]:
-    """Each user asks one text, ``at_once`` of them at a time."""
-    pairs = list(zip(users, _around(rows), strict=False))
+    """Each user asks one text, ``at_once`` of them at a time; with fewer rows than users, the last ones ask nothing."""
+    pairs = list(zip(users, rows, strict=False))
 
     def ask(pair: tuple[str, Mapping[str, str]]) -> Asked:
         user, row = pair
@@ -180,11 +180,6 @@ def ask_through(
         ThreadPoolExecutor(at_once) as pool,
     ):
         return list(pool.map(ask, pairs))
-
-
-def _around(rows: Sequence[Mapping[str, str]]) -> Iterable[Mapping[str, str]]:
-    while True:
-        yield from rows
 
 
 def send_outcomes(url: str, key: str, asked: Iterable[Asked]) -> None:

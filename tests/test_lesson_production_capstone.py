@@ -29,7 +29,7 @@ def test_the_steps_that_a_servers_setting_reaches_are_the_pipelines() -> None:
     assert facts._anew_reference(needs, readers) == list(facts.ANEW)
     assert facts._by_ancestors(needs, readers) == list(facts.ANEW)
     assert len(STEPS) == facts.ALL
-    assert "How many of the ten steps are done anew?" in told()
+    assert "How many of the ten steps will it do?" in told()
 
 
 def test_the_solutions_do_what_the_references_do() -> None:

@@ -19,7 +19,12 @@ from production import documentation, pipeline, pipeline_service
 from production.commands import only_one
 from production.documentation import check, fill, numbers, table, unknown_numbers
 from production.documents import direct_needs
+from production.pipeline_hashes import code_digest, imported, named_files
 from production.pipeline_state import Made, PipelineRun, Step, newest, run_steps
+from production.pipeline_steps import Context
+from production.pipeline_traffic import Servers
+from production.registry import Registry
+from production.rules import Rule
 
 # ---- Steps and their state: no model -------------------------------------------------------------------------
 
@@ -116,10 +121,15 @@ def test_again_is_for_one_stop_only(bench: Bench) -> None:
     assert bench.go(again=True) == ("ab", "b: no")
 
 
-def test_an_edited_record_is_not_trusted(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("there", "edited"),
+    [('"value": 1', '"value": 9'), ('"code": "', '"code": "0'), ('"seconds": ', '"seconds": 1')],
+)
+def test_an_edited_record_is_not_trusted(bench: Bench, there: str, edited: str) -> None:
     bench.go()
     file = bench.run.folder / "records" / "a.json"
-    file.write_text(file.read_text().replace('"value": 1', '"value": 9'))
+    assert there in file.read_text()
+    file.write_text(file.read_text().replace(there, edited))
     with pytest.raises(DataError, match="can't be trusted"):
         bench.go()
     file.unlink()
@@ -171,6 +181,44 @@ def test_the_steps_of_the_pipeline_come_after_what_they_need_and_name_what_exist
 def test_settings_out_of_range_are_refused(changes: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         pipeline.Pipeline(**changes)
+
+
+def test_a_file_that_a_setting_names_is_an_input(bench: Bench) -> None:
+    texts = bench.work / "texts.csv"
+    texts.write_text("one")
+    bench.settings["one"] = {"data": str(texts)}
+    bench.go()
+    assert bench.go() == ("", "")
+    texts.write_text("two")
+    assert bench.go() == ("a", "")
+    folder = bench.work / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert list(named_files({"model": str(folder), "data": "reuters-r8"})) == [str(folder / "config.json")]
+
+
+def test_a_steps_code_is_its_modules_with_all_that_they_import() -> None:
+    names = {each.name for each in imported(Path(pipeline.__file__).with_name("serving_api.py"))}
+    assert {"serving_api.py", "commands.py", "errors.py"} <= names
+    assert code_digest(["cost"]) == code_digest(["cost"]) != code_digest(["cost.py"])
+    for step in pipeline.STEPS:
+        assert re.fullmatch("[0-9a-f]{64}", code_digest(step.modules))
+
+
+def test_seconds_count_where_they_are_used(bench: Bench) -> None:
+    bench.steps = (*bench.steps[:2], Step("c", "third", bench._act("c"), ("b",), times=True))
+    bench.go()
+    bench.settings["two"] = {"x": 2}  # b is done anew, with the same result at another time
+    assert bench.go() == ("bc", "")
+
+
+def test_a_stop_is_told_as_one_also_if_it_was_ended_before_the_state_was_written(bench: Bench) -> None:
+    bench.stopped["b"] = "no"
+    bench.go()
+    found = PipelineRun(bench.run.folder, bench.work)
+    found.mark("b", "running")
+    bench.go()
+    assert newest(bench.work).status("b") == "stopped"
 
 
 # ---- Documents -----------------------------------------------------------------------------------------------
@@ -232,6 +280,28 @@ def test_the_picture_leaves_out_arrows_that_follow() -> None:
     assert direct_needs(needs) == {"a": [], "b": ["a"], "c": ["b"], "d": ["c"]}
 
 
+def test_records_of_two_attempts_are_not_documented_together(bench: Bench) -> None:
+    bench.go()
+    assert list(documentation._records(newest(bench.work))) == ["a", "b", "c"]
+    bench.settings["one"], bench.values["a"], bench.values["b"] = {"x": 2}, 5, OSError("no room")
+    with pytest.raises(OSError, match="no room"):
+        bench.go()
+    (bench.run.folder / "records" / "b.json").write_text("{}")  # as if it had been left there
+    with pytest.raises(DataError):
+        documentation._records(newest(bench.work))
+
+
+def test_which_alerts_a_rehearsal_could_have_raised() -> None:
+    page, tokens = (
+        Rule("A", expr, 60, {}, {})
+        for expr in ("up == 0", 'rate(classifier_input_tokens_bucket{le="64"}[5m]) > 1')
+    )
+    assert pipeline_service._rehearsed(page, 100, 40) == "yes"
+    assert pipeline_service._rehearsed(page, 50, 40).startswith("no: it waits 60 s")
+    assert pipeline_service._rehearsed(tokens, 100, 40) == "no: texts are cut at 40 tokens"
+    assert pipeline_service._rehearsed(tokens, 100, 128) == "yes"
+
+
 # ---- The A/B decision, from a router's log ---------------------------------------------------------------------
 
 
@@ -249,7 +319,7 @@ def routed(users: int, right: dict[str, float], share: float = 0.5, first: int =
     [
         (400, {"A": 0.8, "B": 0.95}, ""),
         (400, {"A": 0.95, "B": 0.6}, "B is worse"),
-        (40, {"A": 0.8, "B": 0.75}, "can't tell yet"),
+        (40, {"A": 0.8, "B": 0.75}, "can't tell"),
     ],
 )
 def test_the_margin_decides(users: int, right: dict, said: str) -> None:
@@ -306,6 +376,8 @@ traffic = 24
 rate = 40
 windows = 20
 rehearsal = 60
+canary_requests = 10
+requests = 20
 """)
     return file
 
@@ -391,7 +463,7 @@ def test_a_refused_challenger_stops_before_anything_serves(released: tuple[Path,
         "waiting",
         "waiting",
     ]
-    with pytest.raises(DataError, match="not come so far"):
+    with pytest.raises(DataError, match="evaluate has stopped"):
         documentation.write_documents(run)
 
 
@@ -403,6 +475,62 @@ def test_a_leak_stops_before_the_training(released: tuple[Path, Path], tiny, tmp
     outcome = pipeline.run_pipeline(tmp_path, settings, tell=lambda line: None)
     assert "stand in the training data" in outcome.stopped
     assert not (tmp_path / "runs").exists()
+
+
+def test_after_a_release_other_settings_begin_another_run(
+    released: tuple[Path, Path], tiny, tmp_path: Path
+) -> None:
+    work, settings = released
+    run, sections = newest(work), pipeline.read_sections(settings)
+    assert pipeline._chosen(work, sections, 1, False).folder == run.folder
+    other = pipeline.read_sections(write_settings(tmp_path, tiny.folder, 3, 1e-3))
+    try:  # an unfinished tail does not make the next model a part of this run
+        run.mark("document", "failed")
+        assert pipeline._chosen(work, other, 1, False).folder.name == "2"
+    finally:
+        shutil.rmtree(work / "pipeline" / "2", ignore_errors=True)
+        newest(work).mark("document", "done")
+
+
+def test_a_champion_that_came_between_is_not_replaced(
+    released: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, settings = released
+    sections = pipeline.read_sections(settings)
+    registry = Registry(work, sections["registry"])
+    monkeypatch.setattr(type(registry.entries), "aliases", lambda self: {"champion": 7})
+    monkeypatch.setattr(registry, "promote", lambda version: pytest.fail("it was promoted"))
+    with Servers(work, work / "servers") as servers:
+        context = Context(newest(work), sections, registry, servers)
+        with pytest.raises(LessonError, match="Version 7 became champion"):
+            pipeline_service.release(context)
+
+
+def test_settings_of_a_release_are_read_or_told(released: tuple[Path, Path]) -> None:
+    work, settings = released
+    sections = pipeline.read_sections(settings)
+    with Servers(work, work / "servers") as servers:
+        context = Context(newest(work), sections, Registry(work, sections["registry"]), servers)
+        found, whose = pipeline_service.released_settings(context, 1)
+        assert (found, whose) == (sections["serving"], "its release")
+        assert "by hand" in pipeline_service.released_settings(context, 9)[1]
+        file = work / "pipeline" / "releases" / "1.json"
+        kept = file.read_text()
+        try:
+            file.write_text("{")
+            with pytest.raises(DataError, match="can't be read"):
+                pipeline_service.released_settings(context, 1)
+        finally:
+            file.write_text(kept)
+
+
+def test_too_few_texts_for_the_users_are_told(released: tuple[Path, Path], tiny, tmp_path: Path) -> None:
+    shutil.copy(released[0] / "mlflow.db", tmp_path)
+    write_texts(tmp_path / "train.csv", 180, 0)
+    write_texts(tmp_path / "held-out.csv", 120, 1)
+    settings = write_settings(tmp_path, tiny.folder, 1, 1e-3)
+    with pytest.raises(DataError, match="rehearsed users"):
+        pipeline.run_pipeline(tmp_path, settings, tell=lambda line: None)
 
 
 def test_one_pipeline_at_a_time(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def _anew() -> Exercise:
         because="A step is stale if something of its own changed, or if a step that it needs is stale. In an order in which "
         "each step comes after those it needs, one pass is enough.",
         cases=(
+            (CHAIN, ["data"]),
             (CHAIN, ["train"]),
             (CHAIN, []),
             (CHAIN, ["serve"]),
@@ -155,15 +156,16 @@ def _refused() -> Exercise:
     options = {
         "a": "run with --again until the gate says yes",
         "b": "give the alias champion to it by hand; nobody knows that it is worse",
-        "c": "change what could make the model better, or score more held-out texts, and run again",
+        "c": "change what could make the model better, and run again",
         "d": "let the gate score only the first 50 texts, where it did well",
     }
     return Choice(
         name="refused",
         reference="c",
+        also_right=("(c)", " C "),
         options=options,
-        because="A gate is worth what its no is worth. A better model, or more texts to be sure by, answer its question; "
-        "the others change the question.",
+        because="A gate is worth what its no is worth. A better model answers its question; the others change the question, "
+        "or ask it until it says yes.",
         hints=(
             "What would the gate's promise be worth if that was usual?",
             "Which one could make the statement *it is better* true, or known?",
@@ -177,7 +179,7 @@ def _refused() -> Exercise:
             WrongAnswer(
                 "by-hand",
                 "b",
-                "Nobody knows that it is better either; and the registry refuses such a champion.",
+                "Nobody knows that it is better either, and a gate that one may go around is none.",
             ),
             WrongAnswer(
                 "chosen-texts", "d", "Texts that are chosen by their result say nothing about other texts."
