@@ -158,6 +158,9 @@ def _model_card(facts: Mapping[str, Any]) -> str:
     live = facts["ab"]
     lines = [fill(MODEL_CARD, facts), table(head, classes, facts), "", "Surely weaker than the rest on:", ""]
     lines += weak or ["- no part that is large enough to be sure"]
+    never = [each["name"] for each in classes if not each["f1"]]
+    if never:
+        lines += ["", f"**Never right**, neither when it names them nor when it should: {', '.join(never)}."]
     lines += [
         "",
         _experiment(facts)
@@ -192,7 +195,8 @@ DATA_CARD_END = """
 the training texts; the pipeline stops above {data.shared_limit:.1%}.
 
 - *train* is what the weights were fitted to, *validation* what a training is watched by.
-- *gate* decides whether a version may replace the champion. Each question wears it out a little.
+- *gate* decides whether a version may replace the champion: the first held-out texts, in the order of their file, so its
+  mixture of topics may differ from that of the rest (see the table). Each question wears it out a little.
 - *traffic* plays the users, in monitoring and in the experiment. These are no real users: nobody asks twice, nobody writes
   anything new, and all labels are known.
 

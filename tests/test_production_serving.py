@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,16 +13,19 @@ import threading
 import time
 from pathlib import Path
 
+import aiohttp
 import httpx
 import pytest
 
 from lessonkit.errors import DataError, ModelError
+from production.backends import Backend, unavailable
 from production.client import AnswerError, Client, pause
+from production.gateway import Gateway, build_app
 from production.load_test import load, quantile
 from production.processes import free_port, start
 from production.records import file_hashes
-from production.requests_checks import Limits, RefusedError, check_key, read_request
-from production.served_model import find_model
+from production.requests_checks import Limits, RefusedError, Request, check_key, read_request
+from production.served_model import ServedModel, find_model
 from production.serving import Serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -112,6 +116,79 @@ def test_a_load_is_bounded_and_counts_failures_by_kind():
 def test_an_open_loop_counts_the_wait():
     report = load(lambda _: time.sleep(0.05), 1, requests=10, rate=100, seconds=30)
     assert max(report.latencies) > 0.3  # ten were due within 0.1 s, one user took 0.5 s for them
+
+
+class Model:
+    """Stands in for a started Backend: answers, or says what a real one says when its worker is late."""
+
+    def __init__(self, waiting: int = 0, late: bool = False) -> None:
+        self.open, self.late, self.ready = waiting, late, True
+        self.served = type("Served", (), {"adapters": {}, "version": "1"})
+
+    async def classify(self, wanted: object) -> dict:
+        if self.late:
+            raise unavailable("timeout", "No answer within 10 s.")
+        return {"label": "earn", "score": 0.9, "scores": {}, "version": "1", "adapter": None, "tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "code"),
+    [
+        (None, 503, "not_ready"),
+        (Model(late=True), 503, "timeout"),
+        (Model(waiting=4), 503, "overloaded"),
+        (Model(waiting=3), 200, ""),
+    ],
+)
+def test_what_may_come_again_is_told_when(model: Model | None, status: int, code: str):
+    gateway = Gateway(lambda: None, KEY, Limits(), max_open=4, start_patience=1)
+    gateway.current = model
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(build_app(gateway))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            return await http.post(
+                "/classify", json={"text": "oil"}, headers={"Authorization": f"Bearer {KEY}"}
+            )
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == status
+    if status == 503:
+        assert answer.json()["error"]["code"] == code
+        assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_a_worker_that_is_late_is_a_503_and_not_a_hanging_request():
+    """A real Backend, before a server that never answers."""
+
+    async def ask() -> RefusedError:
+        gone = asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(-1)  # until the other side gives up
+            writer.close()
+            await writer.wait_closed()
+            gone.set()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        backend = Backend(ServedModel(Path("."), "1", {}), {}, Path("."), timeout=0.3)
+        backend.http = aiohttp.ClientSession(
+            f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout=aiohttp.ClientTimeout(0.3)
+        )
+        backend.ready = True
+        try:
+            with pytest.raises(RefusedError) as refused:
+                await backend.classify(Request("oil"))
+            assert backend.open == 0
+            return refused.value
+        finally:
+            await backend.http.close()
+            await asyncio.wait_for(gone.wait(), 5)
+            server.close()
+
+    refused = asyncio.run(ask())
+    assert (refused.status, refused.code) == (503, "timeout")
+    assert "Retry-After" in refused.headers
 
 
 def test_a_folder_without_safe_weights_is_refused(tmp_path: Path):

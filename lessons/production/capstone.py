@@ -362,7 +362,7 @@ page("runbook.md", until="## Has the traffic")
 # of the steps is Mermaid, which JupyterLab and GitHub draw from text:
 
 # %%
-page("architecture.md", until="| step")
+page("architecture.md")
 
 # %%
 page("data-card.md")

@@ -196,7 +196,7 @@ for name, cost in found.items():
 # for each layer. Accumulation adds in another order; it is the same only because `train.py` divides sums by the answers
 # of the *whole* batch (see [distributed training](distributed-training.ipynb), section 2).
 #
-# And bf16? A few rows are enough to see it, also where it is slow:
+# And bf16? A few rows are enough to see it, also where it is slow, and to hold it against what was told:
 
 # %%
 few = dataclasses.replace(training, train_rows=4, batch_size=2, length=16, steps=2)
@@ -204,9 +204,16 @@ small = {name: measure(few, options[name], FOLDER / f"few-{name}") for name in l
     smoke=[], laptop=["none", "bf16"], gpu=["none", "bf16"]
 )}  # fmt: skip
 for name, cost in small.items():
-    print(f"{name:5} losses", *(f"{loss:.6f}" for loss in cost.losses), f" {cost.seconds:.2f} s a step")
+    said = predict(few, options[name], small["none"].seconds, bf16)
+    print(
+        f"{name:5} losses", *(f"{loss:.6f}" for loss in cost.losses), f" {said.bytes / 1e6:.0f} MB told, "
+        f"{cost.bytes / 1e6:.0f} found; {said.seconds:.2f} s a step told, {cost.seconds:.2f} found"
+    )  # fmt: skip
 
 # %% [markdown]
+# If the seconds don't agree, that is the size: with so few tokens a step is mostly AdamW's update of all weights, in 32
+# bits with or without autocast. Counting products tells the time where products rule.
+#
 # *Here ends the second focus session.*
 #
 # ## 5. A smaller machine
@@ -342,14 +349,40 @@ def paid_back(first, before, after):
 
 lesson.exercise("paid-back").check(paid_back)
 
+# %% [markdown]
+# What can be told beforehand? Bytes: as many as without. Seconds: only a bound. Compiling joins what lies *between* the
+# matrix products, so a step can't become shorter than its products are. Their share, by PyTorch's profiler:
+
+# %%
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForSequenceClassification
+
+model = lessonkit.load_model(MODEL, AutoModelForSequenceClassification, num_labels=8).to(device).train()
+row = {
+    "input_ids": torch.full((BATCH, LENGTH), 1000, device=device),
+    "labels": torch.zeros(BATCH, device=device).long(),
+}
+model(**row).loss.backward()  # the first one makes buffers
+activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
+with profile(activities=activities) as seen:
+    model(**row).loss.backward()
+clock = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
+times = {each.key: getattr(each, clock) for each in seen.key_averages()}
+names = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+products = sum(time for key, time in times.items() if key in names or "scaled_dot_product" in key)
+share = products / sum(times.values())
+print(f"products are {share:.0%} of a step, so compiling can make it {1 / share:.2f} times as fast at most")
+
 # %%
 if lesson.scale != "smoke":
     try:
         cost = measure(training, Switches(compile=True), FOLDER / "compile")
-        gain = base.seconds - cost.seconds
+        gain, said = base.seconds - cost.seconds, predict(training, Switches(compile=True))
         print(
-            f"first step {cost.first_seconds:.1f} s, later {cost.seconds:.2f} s; without {base.seconds:.2f} s"
+            f"{said.bytes / 1e6:.0f} MB told, {cost.bytes / 1e6:.0f} found (without: {base.bytes / 1e6:.0f}); "
+            f"{share * base.seconds:.2f} to {base.seconds:.2f} s a step told, {cost.seconds:.2f} found"
         )
+        print(f"the first step, which compiles: {cost.first_seconds:.1f} s")
         never = "compiled steps are no faster here: never paid back"
         steps = math.ceil((cost.first_seconds - cost.seconds) / gain) if gain > 0.02 * base.seconds else None
         print(never if steps is None else f"paid back after {steps} steps")
@@ -357,8 +390,9 @@ if lesson.scale != "smoke":
         print(error)  # without a C++ compiler
 
 # %% [markdown]
-# A CPU's step is nearly all matrix products, which compiling leaves as they are. A GPU gains more: there, many small
-# operations wait for memory, and joined ones wait once.
+# So on a CPU there is little to join in such a step; a model that only answers, with short texts, may gain more
+# ([cost and latency](cost-and-latency.ipynb)). A GPU gains more too: there, many small operations wait for memory, and
+# joined ones wait once.
 #
 # ## 7. On a GPU
 #
@@ -373,7 +407,7 @@ for batch, length in lesson.pick(
     sizes = {
         name: lessonkit.predict_memory(
             MODEL, "full", batch_size=batch, sequence_length=length, task="sequence-classification",
-            device="cuda", mixed_precision=True, gradient_checkpointing=name == "checkpointing",
+            dtype="float32", device="cuda", mixed_precision=True, gradient_checkpointing=name == "checkpointing",
         ).peak_bytes / 2**30
         for name in ("without", "checkpointing")
     }  # fmt: skip

@@ -228,9 +228,10 @@ _ = fig.legend(loc="outside upper right", ncols=2)
 #
 # - A row with fewer texts was stopped by the time limit. `bf16` pays only where the CPU has instructions for it
 #   (AVX-512 BF16, AMX); elsewhere each product is taken apart, and it crawls.
-# - `nf4` saves bytes, not work: weights are unpacked before they are multiplied, and its library needs memory, too.
-# - LoRA's thin products are small beside the base's: what merging saves is small, and free. `onnx` spares PyTorch's
-#   work around each operation.
+# - `nf4` saves bytes of weights, not work: they are unpacked before they are multiplied, and that takes memory, too
+#   (see the peak).
+# - LoRA's thin products are little work, but more calls in each layer, which short texts feel. Merging saves them, and
+#   is free. `onnx` spares PyTorch's work around each operation.
 # - `int8` pays as the CPU's instructions allow: more with VNNI (products of whole numbers in hardware) than with AVX2
 #   alone.
 # - Much of the memory is *libraries*, and an ONNX process never imports PyTorch.
@@ -419,6 +420,8 @@ print(proof or found)
 # The ledger keeps what was measured, with the price behind it:
 
 # %%
+import csv
+
 from production.cost import write_ledger
 from production.optimise_command import entries
 
@@ -427,8 +430,9 @@ when = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 book = lesson.folder / "ledger.csv"
 book.unlink(missing_ok=True)  # this lesson begins anew each time; yours only grows
 write_ledger(book, entries(rows, target, price, lesson.hardware.summary(), when))
-for line in book.read_text(encoding="utf-8").splitlines():
-    print(line[:110])
+with book.open(encoding="utf-8", newline="") as opened:
+    for row in csv.DictReader(opened):
+        print("\n".join(f"{name:<17}{value}" for name, value in row.items()), "\n")
 
 # %% [markdown]
 # ## 7. Not computing at all

@@ -691,6 +691,6 @@ lesson.record(
 #
 # </details>
 #
-# You may tick *Build multi-task fine-tuning system*: you have one.
+# This lesson earns *Build multi-task fine-tuning system*: you have one.
 #
 # **Next:** [checkpointing and precision](checkpointing-and-precision.ipynb) makes the same trainings fit and run faster.

@@ -454,8 +454,9 @@ with hasty:
     print(load(ask, 2 * USERS, seconds=LOAD_SECONDS, requests=REQUESTS, rate=2 * many))
 
 # %% [markdown]
-# Waiting grows for as long as the overload lasts, and who waits longer than two seconds for an answer gives up
-# (`no_answer`). No setting helps against that; `max_open` only makes the queue end in a 503 instead of in memory.
+# Waiting grows for as long as the overload lasts: a request counts from when it was due, and waits first for one of so
+# many connections, then for the worker. Who gets no answer within two seconds of *sending* gives up (`no_answer`, if
+# there are any above). No setting helps against that; `max_open` only makes the queue end in a 503 instead of in memory.
 #
 # **`batch_timeout=0`** looks like the fastest choice. LitServe's worker then asks its queue without any pause, and
 # keeps a core busy while nothing happens; `production/serving.py` refuses it.
