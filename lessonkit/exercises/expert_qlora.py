@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from lessonkit.errors import ExerciseError
@@ -162,6 +163,7 @@ PLACES = tuple(
 FORM = "return A of shape (r, in) and B of shape (out, r)"
 
 
+@functools.cache  # an answer gets copies
 def _held_out(scale: str) -> list[Any]:
     """For matrices of SmolLM2's lower blocks: W, NF4's Ŵ, inputs to learn from, and inputs to measure on."""
     import torch
