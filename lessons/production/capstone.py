@@ -348,7 +348,8 @@ page("model-card.md")
 
 # %% [markdown]
 # Read it as somebody who must decide whether to use this model. What is it for and not for, how sure is the score,
-# where is it weak, what has nobody measured? The words *not measured here* matter as much as the numbers.
+# where is it weak, what has nobody measured? An accuracy can hide topics that are never right: if there are such, the
+# card names them. The words *not measured here* matter as much as the numbers.
 #
 # The runbook is for the one who is called at night and has never seen this model:
 
