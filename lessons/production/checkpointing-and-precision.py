@@ -212,7 +212,8 @@ for name, cost in small.items():
 
 # %% [markdown]
 # If the seconds don't agree, that is the size: with so few tokens a step is mostly AdamW's update of all weights, in 32
-# bits with or without autocast. Counting products tells the time where products rule.
+# bits with or without autocast, and a small product may be imitated more cheaply than the large one which `slowdown`
+# timed. Counting products tells the time where large products rule.
 #
 # *Here ends the second focus session.*
 #
@@ -390,9 +391,9 @@ if lesson.scale != "smoke":
         print(error)  # without a C++ compiler
 
 # %% [markdown]
-# So on a CPU there is little to join in such a step; a model that only answers, with short texts, may gain more
-# ([cost and latency](cost-and-latency.ipynb)). A GPU gains more too: there, many small operations wait for memory, and
-# joined ones wait once.
+# How near a step comes to its bound depends on the machine, its compiler and the shapes. A GPU's products take a smaller
+# share, so there is more to gain: many small operations wait for memory, and joined ones wait once. What a model gains
+# that only answers is another measurement: [cost and latency](cost-and-latency.ipynb).
 #
 # ## 7. On a GPU
 #
