@@ -81,7 +81,7 @@ def _architecture(records: Records, facts: Mapping[str, Any]) -> str:
         [
             fill("# Architecture\n\nHow version {register.version} of `{register.name}` was made.", facts),
             "Drawn from the records of the steps that ran, in the order in which they ended.\n",
-            "```mermaid\nflowchart LR",
+            "```mermaid\nflowchart TB",
             *boxes,
             *arrows,
             "```\n",
