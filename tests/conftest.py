@@ -42,6 +42,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"{unwritten[item.path.name]} is not written yet"))
 
 
+modules_frozen = 0
+
+
+@pytest.fixture(autouse=True)
+def libraries_are_no_garbage() -> None:
+    """accelerate looks for garbage around each training, and libraries are most of what it would look through."""
+    global modules_frozen
+    if len(sys.modules) > modules_frozen + 50:
+        gc.collect()
+        gc.freeze()
+        modules_frozen = len(sys.modules)
+
+
 @pytest.fixture(autouse=True)
 def unchanged_environment() -> Iterator[None]:
     """A lesson's start sets variables that quieten libraries; they are not left to the next test."""
