@@ -80,8 +80,9 @@ def test_who_follows_the_suggestions_completes_the_path_by_evidence(
     assert progress.done(path) == (len(items),) * 2
 
 
-def test_the_first_path_is_there():
-    assert "quick-start" in PATHS
+def test_every_path_is_walked():
+    assert PATHS == [each.id for each in COURSE.paths]
+    assert [len(COURSE.path(each).checklist) for each in PATHS][-1] == 12
 
 
 def test_at_smoke_scale_nothing_is_earned(journal: Journal, monkeypatch: pytest.MonkeyPatch):
