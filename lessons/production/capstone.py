@@ -18,7 +18,7 @@
 #
 # - run ten steps by one command, and see which are kept, and why, when something changes;
 # - kill it in the middle of the training, and go on;
-# - have a canary rolled back and a challenger refused, and find in the records what happened;
+# - have a canary rolled back and a candidate refused, and find in the records what happened;
 # - read a model card, a data card, a runbook and a ledger in which each number stands in a record.
 
 # %% tags=["setup"]
@@ -64,12 +64,12 @@ for step in STEPS:
 # %% [markdown]
 # Before a step, all that goes into it is hashed: its settings and the files that they name, its code with all that it
 # imports from this project, the results of the steps that it needs. After it, the files that came out. Facts, hashes
-# and times go into its **record**, written last and in one move, so a step without a record did not end. A record holds
-# as long as the hashes agree.
+# and times go into its **record**, written last and in one move, so a step without a record did not end. A record
+# holds as long as the hashes agree.
 #
 # **Exercise 1, write code.** `needs` is a dictionary: step -> list of steps that it needs, in an order in which each
 # comes after those. `changed` is a list of steps of which a setting, the code or a file changed. Return the list of
-# all steps that must be done anew, in the order of `needs`.
+# all steps that must be done anew, in the order of `needs`. Assume that a step done anew always gives another result.
 
 # %%
 TODO = lessonkit.TODO
@@ -82,7 +82,8 @@ def anew(needs, changed):
 lesson.exercise("anew").check(anew)
 
 # %% [markdown]
-# The arrows that matter, so without those that follow from others:
+# For the order these arrows are enough, without those that follow from others; for the hashes, all that stands under
+# *needs* counts:
 
 # %% tags=["nbval-check-output"]
 from production.documents import direct_needs
@@ -93,8 +94,9 @@ for step, mine in direct_needs({each.name: each.needs for each in STEPS}).items(
 # %% [markdown]
 # ## 2. Killed, and started twice
 #
-# One settings file for all steps. `[pipeline]` holds what belongs to none of them alone: how many texts of the server
-# are compared with the evaluation's, how much traffic is rehearsed, the canary's share, the margin.
+# One settings file for all steps. `[pipeline]` holds what no earlier lesson's section has: how many of the server's
+# answers are compared with the evaluation's, how much traffic is rehearsed, the canary's share, the margin (how much
+# worse B may be at most).
 
 # %%
 import shutil
@@ -202,8 +204,8 @@ finish(begin("run"))
 # began anew. A long one would go on from its last checkpoint ([distributed training](distributed-training.ipynb)).
 #
 # (At smoke scale the gate refuses every model of this lesson, so the rest is told, and not shown.) There was no
-# champion, so the gate compared with *always the most frequent topic*, and there was nobody to compare with in service.
-# What does a record hold?
+# champion, so the gate compared with *always the most frequent topic*, and there was nobody to compare with in
+# service. What does a record hold?
 
 # %%
 import json
@@ -244,8 +246,9 @@ print(Registry(WORK).show())
 
 # %% [markdown]
 # The first run was complete, so changed settings began a new one, with its own folder and records. Its canary met a
-# few users, the guardrail compared each of B's times with A's at the same moment, and took the users away. The alias
-# `champion` never moved: in this pipeline a version becomes champion *after* it stood the test in service. (Had the
+# few users. As soon as A had enough answers to compare with, the guardrail asked of each of B's: is it slower than
+# twice A's p95 so far? Once enough of them were, B lost its users. The alias `champion` never moved: in this pipeline
+# a version becomes champion *after* it stood the test in service, except the first, which had nobody to meet. (Had the
 # order been the other one, a server that restarts during the canary would serve B to everybody.)
 #
 # Note where A got its settings from: from *its* release, kept beside the version. Settings are a part of what is
@@ -263,8 +266,8 @@ settle("better")
 outcome = run_pipeline(WORK, SETTINGS)  # the command's own function, in this process
 
 # %% [markdown]
-# The weights were not trained again for a fault of the server. The same picture for all runs: each bar is a step that
-# was really done, with the time in its record.
+# The weights were not trained again for a fault of the server. The same picture for all runs: each bar is the last
+# attempt at a step, with the time in its record.
 
 # %%
 import matplotlib.pyplot as plt
@@ -288,8 +291,9 @@ axes[0][0].invert_yaxis()
 figure.tight_layout()
 
 # %% [markdown]
-# Behind a bar: how often the step was begun, where that was more than once (red: it stopped). Training is a part of
-# the time, and starting servers is another: measured, not guessed, so you know what to make quicker.
+# Behind a bar: how often the step was begun, where that was more than once; earlier attempts are in no bar, nor in the
+# ledger. (A red bar would be a step that still stands stopped.) Training is a part of the time, and the steps that
+# start servers are another: measured, not guessed, so you know what to make quicker.
 #
 # *Here ends the second focus session.*
 #
@@ -348,8 +352,8 @@ page("model-card.md")
 
 # %% [markdown]
 # Read it as somebody who must decide whether to use this model. What is it for and not for, how sure is the score,
-# where is it weak, what has nobody measured? An accuracy can hide topics that are never right: if there are such, the
-# card names them. The words *not measured here* matter as much as the numbers.
+# where is it weak, what has nobody measured? An accuracy can hide topics that are never right: compare it with
+# macro-F1, and see which topics the card names. *What nobody has measured here* matters as much as the numbers.
 #
 # The runbook is for the one who is called at night and has never seen this model:
 
@@ -357,10 +361,11 @@ page("model-card.md")
 page("runbook.md", until="## Has the traffic")
 
 # %% [markdown]
-# Commands with their ports, the way back, and the alerts from the very file that Prometheus reads, each with what to do
-# and whether the rehearsal could have made it fire: a rule that nobody has seen fire is a guess. Follow the first part
-# in two terminals, with `WORK` set to the work folder: that is the test of a runbook. In `architecture.md` the picture
-# of the steps is Mermaid, which JupyterLab and GitHub draw from text:
+# Commands with their ports, the way back, and the alerts from the very file that Prometheus reads, each with what to
+# do and whether it *could* have fired in the rehearsal: *yes* means that it had the chance, not that anybody has seen
+# it fire. Follow *Start and check* in two terminals (`print(WORK)` in a new cell gives you the folder; without keys,
+# make them first, by the second block): that is the test of a runbook. In `architecture.md` the picture of the steps
+# is Mermaid, which JupyterLab and GitHub draw from text:
 
 # %%
 page("architecture.md")
@@ -372,7 +377,8 @@ page("data-card.md")
 page("cost-ledger.md")
 
 # %% [markdown]
-# **Somebody improves the card by hand.** The score is rounded up:
+# In the ledger, mind the price, which is invented, and the attempts that aren't counted: read it as a form, not as a
+# bill. **Somebody improves the card by hand,** and makes the score a little higher:
 
 # %%
 if there:
@@ -404,7 +410,7 @@ for sentence in ("0.91 of 600 texts", "600 of 600 texts were right", "0.95 of 60
 #
 # *Here ends the third focus session.*
 #
-# ## 5. A challenger that is refused
+# ## 5. A candidate that is refused
 #
 # The next recipe is hasty: few texts, a handful of steps, a small rate. **What do you expect**, and at which step?
 
@@ -419,8 +425,8 @@ print("aliases before and after:", before, after)
 print(show(WORK, SETTINGS))
 
 # %% [markdown]
-# The pipeline ended at the gate; of the command, that is exit code 1, which a scheduler or a CI job looks at. The model
-# had not been registered, no server was started, and what is in service stays. Asked again, nothing is done again:
+# The pipeline ended at the gate; of the command, that is exit code 1, which a scheduler or a CI job looks at. The
+# model had not been registered, no server was started, and the champion stays. Asked again, nothing is done again:
 
 # %%
 outcome = run_pipeline(WORK, SETTINGS)
@@ -440,8 +446,8 @@ lesson.exercise("refused").check(answer)
 #
 # You have seen a killed training, a second start, a slow server, a refused model and an edited document. Three more:
 #
-# **A record that was edited.** A record carries the hash of its own result. Whoever writes a better number into it
-# also breaks that:
+# **A record that was edited.** A record carries a hash of all else that stands in it. Whoever changes a number, here
+# the count of shared texts, breaks it:
 
 # %%
 file = newest(WORK).folder / "records" / "data.json"
@@ -482,19 +488,22 @@ except lessonkit.LessonkitError as error:
 # %% [markdown]
 # ## 7. On a bigger machine
 #
-# The steps stay; what they call grows. *Train* calls `torchrun` for `production/train.py` and waits for its last
-# checkpoint; *deploy* applies a manifest and asks `/ready` of a cluster's address; *monitor* asks the Prometheus that
-# is there. Steps, records and hashes are what Airflow, Kubeflow Pipelines, DVC or Metaflow give you across machines,
-# with retries and a calendar; the questions that a step must answer are the same: what do I need, what did I make, am
-# I still true, and may the next one go on? Traffic here is rehearsed: held-out texts, all labels known at once. With
-# real users the canary takes days, and labels come late.
+# The steps stay; you would change what they call (none of this is built here). *Train* would call `torchrun` for
+# `production/train.py` and wait for its last checkpoint; *deploy* would apply a manifest and ask `/ready` of a
+# cluster's address; *monitor* would ask the Prometheus that is there. Other tools give you parts of this across
+# machines: Airflow and Metaflow steps with retries and a calendar, Kubeflow Pipelines also a cache of steps with the
+# same inputs, DVC hashes of files and commands. None answers for you what a step must answer: what do I need, what did
+# I make, am I still true, and may the next one go on? Traffic here is rehearsed: held-out texts, all labels known at
+# once. With real users the canary takes days, and labels come late.
 #
 # ## 8. The end
 #
-# 1. A step hashes what goes in and what comes out; so it can be kept, and must not be believed.
-# 2. Killed anywhere, the same command goes on; started twice, the second is refused.
+# 1. A step hashes what goes in and what comes out; so it is kept by checking, and nobody needs to take its word.
+# 2. Killed in the middle of a step, the same command begins that step again and keeps those before it; started twice,
+#    the second is refused.
 # 3. Stop at the first no: the gate, a differing answer, an alert, a guardrail. What serves keeps serving.
-# 4. Champion is who stood the test in service, with the settings of that test.
+# 4. Champion is who stood the test in service (here a rehearsal), with the settings of that test; the first has nobody
+#    to be tested against.
 # 5. Documents are templates over records; people write sentences, never numbers.
 
 # %%
