@@ -81,7 +81,7 @@ def test_who_follows_the_suggestions_completes_the_path_by_evidence(
 
 
 def test_every_path_is_walked():
-    assert PATHS == [each.id for each in COURSE.paths]
+    assert [each.id for each in COURSE.paths] == PATHS
     assert [len(COURSE.path(each).checklist) for each in PATHS][-1] == 12
 
 
