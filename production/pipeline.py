@@ -1,6 +1,6 @@
 """From data to a release by one command: ``python -m production.pipeline run``; ``show`` tells how far it is.
 
-A run's folder is ``WORK/pipeline/NUMBER/``. ``run`` goes on with the newest run until that is complete; after that, changed
+A run's folder is ``WORK/pipeline/NUMBER/``. ``run`` goes on with the newest run until its release; after that, changed
 settings begin another one. Exit code 1: it stopped, and says why; what is in service stays in service.
 """
 

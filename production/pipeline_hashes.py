@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import lessonkit
+from production.records import code_sha256, file_sha256
 
-__all__ = ["code_digest", "digest", "file_digest", "imported", "named_files"]
+__all__ = ["code_digest", "digest", "imported", "named_files"]
 
 #: Where the two packages of this project lie.
 PACKAGES = {"production": Path(__file__).parent, "lessonkit": Path(lessonkit.__file__).parent}
@@ -25,12 +26,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def file_digest(file: Path) -> str:
-    """Of a file's bytes."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def named_files(section: Mapping[str, Any]) -> dict[str, str]:
     """Each file that the section's ``data`` or ``model`` names, or that lies in a folder which they name, with its hash."""
     found = {}
@@ -38,7 +33,7 @@ def named_files(section: Mapping[str, Any]) -> dict[str, str]:
         path = Path(str(section.get(name) or "")).expanduser()
         if section.get(name) and path.exists():
             inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-            found |= {str(each): file_digest(each) for each in inside if each.is_file()}
+            found |= {str(each): file_sha256(each) for each in inside if each.is_file()}
     return found
 
 
@@ -47,14 +42,11 @@ def code_digest(modules: Iterable[str]) -> str:
 
     A name with a point is a file of that folder, alone: "prices.toml", or "pipeline_steps.py" without its imports.
     """
-    found, files = hashlib.sha256(), set()
+    files: set[Path] = set()
     for name in modules:
         own = PACKAGES["production"] / (name if "." in name else f"{name}.py")
         files |= {own} if "." in name else imported(own)
-    for file in sorted(files):
-        found.update(f"{file.parent.name}/{file.name}".encode() + b"\0")
-        found.update(file.read_bytes().replace(b"\r\n", b"\n"))
-    return found.hexdigest()
+    return code_sha256(files)
 
 
 def imported(module: Path) -> set[Path]:

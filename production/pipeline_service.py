@@ -256,8 +256,11 @@ def _arm(lines: Sequence[dict[str, Any]], arm: str) -> dict[str, Any]:
 
 def _judged(lines: Sequence[dict[str, Any]], share: float, margin: float) -> tuple[dict[str, Any], str]:
     """The experiment's numbers, of the even split only, and why B may not replace A ("" if it may)."""
-    second = [line for line in lines if line["event"] == "outcome" or line.get("share") == share]
-    second = [line for line in second if line["event"] in ("request", "outcome")]
+    second = [
+        line
+        for line in lines
+        if line["event"] == "outcome" or (line["event"] == "request" and line["share"] == share)
+    ]
     wrong = {arm: [1 - value for name, value in per_user(second) if name == arm] for arm in "AB"}
     ratio = ratio_check(len(wrong["A"]), len(wrong["B"]), share)
     verdict, change, bound = not_worse(wrong["A"], wrong["B"], margin)
@@ -321,14 +324,12 @@ def release(context: Context) -> Made:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "serving_port": serving.port,
         "router_port": router.port,
-        "commands": _commands(
-            serving.port, router.port, version, context.champion, context.sections["pipeline"].at_once
-        ),
+        "commands": _commands(serving.port, router.port, version, context.champion),
     }
     return Made(facts, (file, settings), f"version {version} is champion")
 
 
-def _commands(serving: int, router: int, version: int, before: int, users: int) -> dict[str, str]:
+def _commands(serving: int, router: int, version: int, before: int) -> dict[str, str]:
     """What an operator types. The variable WORK holds the work folder, so that no machine's paths stand in documents."""
     work, server = '--work "$WORK"', f"http://127.0.0.1:{serving}"
     serve = f'python -m production.serving --alias champion {work} --log "$WORK/predictions.jsonl" --settings'
@@ -339,7 +340,7 @@ def _commands(serving: int, router: int, version: int, before: int, users: int) 
         "serve": f'{serve} "$WORK/pipeline/{RELEASES}/{version}.toml"',
         "serve_before": f'{serve} "$WORK/pipeline/{RELEASES}/{before}.toml"' if before else "",
         "ready": f"curl {server}/ready",
-        "load": f"python -m production.load_test --url {server} --concurrency {users} --seconds 10",
+        "load": f"python -m production.load_test --url {server} --concurrency",
         "watch": f"python -m production.monitoring --target {server}",
         "versions": f"python -m production.registry show {work}",
         "back": f"python -m production.registry rollback {work}",
@@ -369,7 +370,7 @@ def count_costs(context: Context) -> Made:
     ledger = context.run.folder / "costs.csv"
     ledger.unlink(missing_ok=True)
     entry = Entry(
-        setting=f"version {deployed['version']}, HTTP, batches up to {context.sections['serving'].max_batch_size}",
+        setting=f"version {deployed['version']}, HTTP, batches up to {deployed['settings']['max_batch_size']}",
         answers_a_second=deployed["answers_a_second"],
         p50_ms=deployed["p50_ms"],
         p95_ms=deployed["p95_ms"],

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lessonkit.errors import DataError, LessonError
-from production.pipeline_hashes import code_digest, digest, file_digest, named_files
+from production.pipeline_hashes import code_digest, digest, named_files
+from production.records import file_sha256
 
 __all__ = ["Made", "PipelineRun", "Step", "every_run", "newest", "run_steps", "write"]
 
@@ -172,7 +173,7 @@ class PipelineRun:
             file = self.work / name
             if not file.is_file():
                 return f"{name} is missing"
-            if file_digest(file) != sha256:
+            if file_sha256(file) != sha256:
                 return f"{name} was changed"
         return ""
 
@@ -204,7 +205,7 @@ class PipelineRun:
             inside = sorted(each.rglob("*")) if each.is_dir() else [each]
             for file in inside:
                 if file.is_file():
-                    found[file.resolve().relative_to(self.work).as_posix()] = file_digest(file)
+                    found[file.resolve().relative_to(self.work).as_posix()] = file_sha256(file)
         return found
 
 

@@ -26,8 +26,10 @@ __all__ = [
     "KEYS",
     "MODEL",
     "RUN_FILE",
+    "code_sha256",
     "code_state",
     "file_hashes",
+    "file_sha256",
     "find_run",
     "incomplete_runs",
     "list_runs",
@@ -55,7 +57,6 @@ KEYS: dict[str, type] = {
     "files": dict,
 }
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "wandb", "mlflow")
-BLOCK = 2**20  # bytes that are hashed at a time
 
 
 def new_run_id() -> str:
@@ -77,14 +78,20 @@ def rows_sha256(rows: Iterable[tuple[str, str]]) -> str:
 def file_hashes(folder: Path) -> dict[str, str]:
     """``{"model/model.safetensors": sha256}`` of all files below a run folder's ``model/``."""
     files = sorted(each for each in (folder / MODEL).rglob("*") if each.is_file())
-    return {each.relative_to(folder).as_posix(): _sha256(each) for each in files}
+    return {each.relative_to(folder).as_posix(): file_sha256(each) for each in files}
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
+def file_sha256(file: Path) -> str:
+    """Of a file's bytes."""
     with file.open("rb") as opened:
-        while block := opened.read(BLOCK):
-            digest.update(block)
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def code_sha256(files: Iterable[Path]) -> str:
+    """Of source files' names and texts, sorted by path; how lines end does not count."""
+    digest = hashlib.sha256()
+    for each in sorted(files):
+        digest.update(each.name.encode("utf-8") + b"\0" + each.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()
 
 
@@ -95,16 +102,13 @@ def code_state(files: Iterable[Path], version: str) -> dict[str, Any]:
     one of these files differs from the commit, so that the commit alone does not name the code.
     """
     files = sorted(files)
-    digest = hashlib.sha256()
-    for each in files:
-        digest.update(each.name.encode("utf-8") + b"\0" + each.read_bytes().replace(b"\r\n", b"\n"))
     folder = files[0].parent
     commit, changed = None, None
     if _git(folder, "ls-files", "--error-unmatch", *map(str, files[:1])) is not None:
         commit = _git(folder, "rev-parse", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--", *map(str, files))
     dirty = None if changed is None else bool(changed)
-    return {"version": version, "sha256": digest.hexdigest(), "commit": commit, "dirty": dirty}
+    return {"version": version, "sha256": code_sha256(files), "commit": commit, "dirty": dirty}
 
 
 def _git(folder: Path, *words: str) -> str | None:

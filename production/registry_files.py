@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lessonkit.errors import ModelError
-from production.records import BLOCK
+from production.records import file_sha256
 
 __all__ = [
     "MANIFEST",
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 MANIFEST = "version.json"
+BLOCK = 2**20  # bytes that are copied at a time
 #: How an unfinished copy's name begins.
 PART = ".part-"
 WEIGHTS, TEXTS = (".safetensors",), (".json", ".txt", ".jinja", ".md")
@@ -211,7 +212,7 @@ def check_version(folder: Path, manifest_sha256: str) -> dict[str, Any]:
         for name, digest in files.items():
             if name not in there:
                 wrong.append(f"{name} is missing")
-            elif _sha256(folder / name) != digest:
+            elif file_sha256(folder / name) != digest:
                 wrong.append(f"{name} was changed")
         wrong += [f"{name} was added" for name in sorted(there - files.keys())]
         wrong += refusals(folder)
@@ -222,11 +223,3 @@ def check_version(folder: Path, manifest_sha256: str) -> dict[str, Any]:
             fix=f"bring {folder} back from a backup, or go back: python -m production.registry rollback",
         )
     return json.loads(content)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -382,6 +383,38 @@ requests = 20
     return file
 
 
+class Noting(dict):
+    """Settings that note which of them a step reads: a section's name, or "pipeline.NAME" of the pipeline's own."""
+
+    seen: set[str] | None = None
+
+    def __getitem__(self, name: str) -> object:
+        found = super().__getitem__(name)
+        if self.seen is None:
+            return found
+        if name != "pipeline":
+            self.seen.add(name)
+            return found
+        sections = self
+
+        class Own:
+            def __getattr__(self, field: str) -> object:
+                sections.seen.add(f"pipeline.{field}")
+                return getattr(found, field)
+
+        return Own()
+
+    def noting(self, step: Step, asked: dict[str, set[str]]):
+        def act(context: Context) -> Made:
+            self.seen = asked[step.name] = set()
+            try:
+                return step.act(context)
+            finally:
+                self.seen = None
+
+        return act
+
+
 @pytest.fixture(scope="module")
 def released(tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(work, settings) after one whole run of a model that learnt its task."""
@@ -389,8 +422,22 @@ def released(tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
     write_texts(work / "train.csv", 180, 0)
     write_texts(work / "held-out.csv", 140, 1)
     settings = write_settings(work, tiny.folder, 60, 5e-3)
-    outcome = pipeline.run_pipeline(work, settings, tell=lambda line: None)
+    asked: dict[str, set[str]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        sections = Noting(pipeline.read_sections(settings))
+        steps = tuple(replace(step, act=sections.noting(step, asked)) for step in pipeline.STEPS)
+        patch.setattr(pipeline, "STEPS", steps)
+        patch.setattr(pipeline, "read_sections", lambda _: sections)
+        outcome = pipeline.run_pipeline(work, settings, tell=lambda line: None)
     assert outcome.stopped == ""
+    for (
+        step
+    ) in pipeline.STEPS:  # a setting that a step reads and doesn't declare would leave it kept, though stale
+        declared = {
+            *step.reads,
+            *(f"pipeline.{name}" for part in step.reads for name in pipeline.PARTS.get(part, ())),
+        }
+        assert asked[step.name] <= declared, step.name
     return work, settings
 
 

@@ -209,7 +209,7 @@ def removed(folder: Path) -> None:
 def manifest_too(folder: Path) -> None:
     changed_byte(folder)
     found = json.loads((folder / MANIFEST).read_text())
-    found["files"]["model.safetensors"] = records._sha256(folder / "model.safetensors")
+    found["files"]["model.safetensors"] = records.file_sha256(folder / "model.safetensors")
     (folder / MANIFEST).write_text(json.dumps(found))
 
 
