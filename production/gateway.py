@@ -62,7 +62,7 @@ class Gateway:
             if backend is None:
                 continue
             await backend.look()
-            if backend.ended:
+            if backend.ended and backend is self.current:  # not one that a reload has just ended
                 with contextlib.suppress(LessonkitError):  # its log says why; the next look tries again
                     await backend.start(self.start_patience)
                 if backend is not self.current:  # a reload went past meanwhile

@@ -113,7 +113,6 @@ def main(
         timeout=timeout,
         restart_workers=True,
         disable_openapi_url=True,
-        fast_queue=True,
     )
     # Seconds between two looks at the workers. Its default of 2 lets the requests of a dead worker wait that long.
     server.monitor_internal = 0.2

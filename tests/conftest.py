@@ -24,7 +24,8 @@ WORDS = tuple(f"word{number}" for number in range(100 - len(SPECIAL)))
 
 
 gc.set_threshold(100_000, 50, 100)  # with torch loaded, each look for garbage is long
-hypothesis.settings.register_profile("house", deadline=None)  # a busy machine is no failure
+# A busy machine is no failure, and the examples are the same on each: a failure is the change's, not the day's.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
 
 

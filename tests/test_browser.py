@@ -30,10 +30,11 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 NOTEBOOK = "notebooks/00-start-here.ipynb"
 BESIDE = ("notebooks/beginner/full-fine-tuning.ipynb", "lessons/introduction/guide.md")
-LONGEST_WAIT = 60  # seconds, for what takes one or two on a machine with nothing else to do
+LONGEST_WAIT = 120  # seconds, for what takes one or two on a machine with nothing else to do
 BOARD = ".lessonkit-dashboard"
 SESSION = "window.jupyterapp?.shell.currentWidget?.context?.sessionContext"
-READY = f"{SESSION}?.isReady && {SESSION}.session?.kernel?.status === 'idle'"
+IN_FRONT = f"window.jupyterapp?.shell.currentWidget?.context?.path === '{NOTEBOOK}'"
+READY = f"{IN_FRONT} && {SESSION}.isReady && {SESSION}.session?.kernel?.status === 'idle'"
 CELLS = "window.jupyterapp.shell.currentWidget.content.model.toJSON().cells.filter(cell => cell.cell_type === 'code')"
 
 CLICKED, BY_KEYBOARD, TYPED = "run-beginner-lora", "run-beginner-prompt-tuning", "compare-trade-offs"
@@ -116,7 +117,7 @@ def told() -> list[str]:
 @pytest.fixture
 def page(opened: Page) -> Page:
     """The same notebook for every test, in front of whatever the one before has opened."""
-    do(opened, "docmanager:open", path=NOTEBOOK)
+    in_front(opened)
     expect(opened.locator(BOARD)).to_be_visible()
     return opened
 
@@ -148,8 +149,20 @@ def do(page: Page, command: str, **arguments: str) -> None:
     )
 
 
+def in_front(page: Page) -> None:
+    """Bring the notebook to the front, once JupyterLab has put back what was open when the page was left.
+
+    It does that after a page is loaded, with whatever was in front then: a command given before goes to that one.
+    """
+    page.wait_for_function("window.jupyterapp !== undefined")
+    page.evaluate("() => window.jupyterapp.restored.then(() => true)")
+    do(page, "docmanager:open", path=NOTEBOOK)
+    page.wait_for_function(IN_FRONT)
+
+
 def run_all(page: Page) -> None:
-    """Run every cell of the open notebook anew, and wait for the dashboard that this makes."""
+    """Run every cell of the notebook anew, and wait for the dashboard that this makes."""
+    in_front(page)
     page.wait_for_function(READY)
     do(page, "notebook:clear-all-cell-outputs")
     page.wait_for_function(f"{CELLS}.every(cell => cell.outputs.length === 0)")

@@ -419,7 +419,7 @@ def fresh_python(script: str) -> dict:
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": path},
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

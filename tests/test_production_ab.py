@@ -364,7 +364,7 @@ def test_the_command_routes_and_its_share_is_changed_while_it_runs(tmp_path: Pat
     addresses = ["--a", f"http://127.0.0.1:{a}", "--b", f"http://127.0.0.1:{b}"]
     try:
         with start([*command, *addresses, "--folder", tmp_path], tmp_path / "log", env=env) as process:
-            process.wait_for(f"{url}/health", 60)
+            process.wait_for(f"{url}/health", 300)
             with httpx.Client(base_url=url, trust_env=False) as client:
 
                 def versions() -> set[str]:
@@ -378,7 +378,7 @@ def test_the_command_routes_and_its_share_is_changed_while_it_runs(tmp_path: Pat
                 assert versions() == {str(a), str(b)}
                 change = ["python", "-m", "production.router", "share", "--share", "0", "--port", str(port)]
                 with start(change, tmp_path / "change", env=env) as other:
-                    assert other.wait(60) == 0
+                    assert other.wait(300) == 0
                     assert json.loads(other.tail())["share"] == 0
                 assert versions() == {str(a)}
     finally:

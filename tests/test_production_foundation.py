@@ -81,7 +81,7 @@ def test_the_variable_names_another_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_one_start_at_a_time(tmp_path: Path) -> None:
     hold = "import sys, time; from production.commands import only_one\n"
-    hold += "with only_one(sys.argv[1], 'training'): print('held', flush=True); time.sleep(60)"
+    hold += "with only_one(sys.argv[1], 'training'): print('held', flush=True); time.sleep(300)"
     command = [sys.executable, "-c", hold, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline().strip() == "held"
@@ -97,11 +97,11 @@ def test_one_start_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-SLEEPER = "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
-SLEEPER += "print(child.pid, flush=True); time.sleep(60)"
+SLEEPER = "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)']); "
+SLEEPER += "print(child.pid, flush=True); time.sleep(300)"
 
 
-def gone(pid: int, seconds: float = 15) -> bool:
+def gone(pid: int, seconds: float = 120) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -111,7 +111,7 @@ def gone(pid: int, seconds: float = 15) -> bool:
 
 
 def first_line(log: Path) -> str:
-    end = time.monotonic() + 15
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         if log.exists() and log.read_text().endswith("\n"):
             return log.read_text().splitlines()[0]
@@ -135,7 +135,7 @@ def test_processes_end_when_their_starter_is_killed(tmp_path: Path) -> None:
     starter += (
         "made = processes.start(['python', '-c', sys.argv[1]], sys.argv[2]); print(made.pid, flush=True)\n"
     )
-    starter += "time.sleep(60)"
+    starter += "time.sleep(300)"
     command = [sys.executable, "-c", starter, SLEEPER, str(tmp_path / "log")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as kernel:
         pid = int(kernel.stdout.readline())
@@ -146,11 +146,11 @@ def test_processes_end_when_their_starter_is_killed(tmp_path: Path) -> None:
 
 
 def test_exit_codes_and_signals_come_through(tmp_path: Path) -> None:
-    assert processes.start(["python", "-c", "raise SystemExit(3)"], tmp_path / "log").wait(30) == 3
+    assert processes.start(["python", "-c", "raise SystemExit(3)"], tmp_path / "log").wait(120) == 3
     if os.name != "nt":
-        process = processes.start(["python", "-c", "import time; time.sleep(60)"], tmp_path / "log")
+        process = processes.start(["python", "-c", "import time; time.sleep(300)"], tmp_path / "log")
         os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(30) == -signal.SIGKILL
+        assert process.wait(120) == -signal.SIGKILL
 
 
 def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_server_that_answers_is_waited_for(tmp_path: Path) -> None:
     port = processes.free_port()
     command = ["python", "-m", "http.server", str(port), "--bind", "127.0.0.1"]
     with processes.start(command, tmp_path / "log", folder=tmp_path) as server:
-        assert server.wait_for(f"http://127.0.0.1:{port}/", 30) < 30
+        assert server.wait_for(f"http://127.0.0.1:{port}/", 120) < 120
 
 
 def test_a_taken_port_is_told() -> None:

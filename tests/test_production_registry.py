@@ -439,7 +439,7 @@ def test_a_real_limit_of_the_system(made, world) -> None:
         "except ModelError as error: print(error)\n"
     )
     words = [sys.executable, "-c", script, str(made.work), str(world / "runs" / "same")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert "no room left on the disk" in done.stdout, done.stderr
     assert state(made) == before
 

@@ -35,7 +35,7 @@ TINY = {
     "save_every": SAVE,
     "timeout": 60.0,
 }
-SECONDS = 120
+SECONDS = 600
 
 
 def words(**changes: object) -> list[str]:
