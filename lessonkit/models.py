@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lessonkit.assets import assets, fetch
 from lessonkit.errors import ModelError, UnknownNameError
-from lessonkit.four_bits import keep_trainable
+from lessonkit.four_bits import keep_trainable, misread_layers, unfit_layers
 from lessonkit.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def load_model(name: str | Path, auto_class: type | None = None, **kwargs: Any) 
     ``AutoModelForCausalLM`` and everything else as ``AutoModel``.
     Weights come in float32, the precision to train in, unless ``dtype`` says otherwise. 4-bit layers are kept from
     repacking themselves on a CPU, after which they could not be trained through (``lessonkit.four_bits``).
+    Raises ModelError for what can't be loaded, and for 4-bit layers that this CPU would read back wrongly.
     """
     import transformers
 
@@ -94,4 +95,15 @@ def _load(auto_class: type, name: str | Path, kwargs: dict[str, Any]) -> Any:
         ) from error
     if kwargs.get("quantization_config") is not None:
         keep_trainable(loaded)
+        _check_rows(loaded)
     return loaded
+
+
+def _check_rows(loaded: Any) -> None:
+    wrong = misread_layers(loaded)
+    if wrong:
+        raise ModelError(
+            f"This CPU would read {len(wrong)} of the model's 4-bit layers back wrongly, such as {wrong[0]}.",
+            why="their rows are not whole blocks of 64 numbers, and bitsandbytes' AVX-512 kernel takes them for such",
+            fix=f"keep them as they are: BitsAndBytesConfig(..., llm_int8_skip_modules={unfit_layers(loaded)})",
+        )

@@ -174,15 +174,15 @@ def _four_bits(folder: Path, place: Path) -> None:
     import torch
     from transformers import BitsAndBytesConfig
 
+    from lessonkit.four_bits import unfit_layers
+
+    # A quantised head fails, and is small anyway; so does a layer of a shape that the CPU's kernels don't take.
+    skipped = ["classifier", "pooler", "score", *unfit_layers(_pytorch(folder / "merged"))]
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.float32,
-        llm_int8_skip_modules=[
-            "classifier",
-            "pooler",
-            "score",
-        ],  # a quantised head fails, and is small anyway
+        llm_int8_skip_modules=skipped,
     )
     with _quiet():
         _pytorch(folder / "merged", quantization_config=config).save_pretrained(place)
