@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import sys
-import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +14,7 @@ from lessonkit.errors import LessonError
 from lessonkit.hardware import Hardware, detect_hardware
 from lessonkit.progress.journal import Journal
 from lessonkit.progress.study_clock import start_clock
+from lessonkit.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from lessonkit.exercises import Exercise, Outcome
@@ -170,7 +168,7 @@ def start(name: str) -> Lesson:
         )
     if extras:
         _check_packages(name, extras)
-    _quiet()
+    quiet_libraries()
     _one_gpu()
     lesson = Lesson(name, entry.title, detect_hardware(), Journal())
     _use_threads(lesson.hardware.threads)
@@ -242,21 +240,6 @@ def _use_threads(count: int) -> None:
 
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
-
-
-def _quiet() -> None:
-    """Set what only distracts: a tokenizer's warning about forks, library notes about optional kernels."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else PyTorch's profiler tells that it starts and stops
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # PEFT 0.21 asks transformers 5 by an old name, in every get_peft_model: nothing that a learner could mend
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-    if "datasets" in sys.modules:
-        sys.modules["datasets"].disable_progress_bars()
-    else:
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 def _curves(runs: list[Run]) -> dict[str, list[list[float]]]:

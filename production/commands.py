@@ -12,6 +12,7 @@ import typer
 from filelock import FileLock, Timeout
 
 from lessonkit.errors import LessonError, LessonkitError
+from lessonkit.quiet import quiet_libraries
 
 __all__ = ["only_one", "run"]
 
@@ -20,6 +21,7 @@ def run(main: Callable[..., None]) -> None:
     """Run a command; an error that its user can mend is told in a few lines, without a traceback. Exit code 1 then."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(main)
+    quiet_libraries()
     try:
         app()
     except LessonkitError as error:

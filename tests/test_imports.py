@@ -303,6 +303,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "hardware",
         "progress.journal",
         "progress.study_clock",
+        "quiet",
         "training",
     },
     "execution": {"curriculum", "errors", "lesson"},

@@ -101,6 +101,13 @@ def test_it_names_no_path_of_the_machine_that_built_it(lesson: Lesson):
     assert [text for text in texts(read(lesson)) if MACHINE_PATH.search(text)] == []
 
 
+def test_it_shows_no_value_that_only_happened_to_stand_last_in_a_cell(lesson: Lesson):
+    """Such as an axis that a plotting call gives back: its address differs with each run, and it tells nobody."""
+    outputs = [output for cell in read(lesson).cells for output in cell.get("outputs", [])]
+    bare = [each["data"]["text/plain"] for each in outputs if list(each.get("data", {})) == ["text/plain"]]
+    assert [text for text in bare if "Not tried yet" not in text] == []
+
+
 def test_each_of_its_exercises_is_asked_and_none_is_solved(lesson: Lesson):
     exercises = load_exercises(lesson.id)
     sources = "\n".join(cell.source for cell in read(lesson).cells if cell.cell_type == "code")

@@ -212,6 +212,7 @@ for ax, (title, rules) in zip(axes, panels):
     ax.axvline(PLANNED, color="grey", linewidth=1)
     ax.axhline(0.05 if rules is no_difference else 0.8, color="grey", linewidth=1, linestyle=":")
 axes[0].set_ylabel("share that has stopped")
+plt.show()
 
 
 # %%
@@ -420,6 +421,7 @@ ax.axhline(0, color="black", linewidth=1)
 ax.axvline(first + stop + 1, color="grey", linestyle=":", label=f"decision: {verdict}")
 ax.set(xlabel="labels that have arrived", ylabel="B minus A, share right")
 ax.legend(frameon=False)
+plt.show()
 
 # %% [markdown]
 # The first moment at which the interval leaves zero out decides, and that is no peeking: this interval was made for

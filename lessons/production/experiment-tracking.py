@@ -392,7 +392,7 @@ with (other / "model" / "config.json").open("a") as file:
 show(lambda: find_run(WORK, best[:-1]))
 show(lambda: repeat(WORK, best))
 show(lambda: verify_run(other))
-wires.write_text(original, encoding="utf-8")
+_ = wires.write_text(original, encoding="utf-8")
 
 # %% [markdown]
 # One word of one text, and one line break in one file. Without hashes nobody would have noticed.
