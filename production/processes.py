@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -143,10 +144,20 @@ def start(
 
 
 def free_port() -> int:
-    """A port of this computer that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of this computer that nothing listens on right now.
+
+    A server listens on it only when its libraries are loaded, seconds later. So it is none of those that the system
+    itself gives to connections and kernels meanwhile (from 32768 on Linux, from 49152 elsewhere).
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 200):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise LessonError(
+        "No free port was found.",
+        why="200 ports between 20000 and 32000 were tried",
+        fix="end servers that you don't need",
+    )
 
 
 def check_port(port: int, host: str = "127.0.0.1") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -171,6 +172,25 @@ def test_a_server_that_answers_is_waited_for(tmp_path: Path) -> None:
     command = ["python", "-m", "http.server", str(port), "--bind", "127.0.0.1"]
     with processes.start(command, tmp_path / "log", folder=tmp_path) as server:
         assert server.wait_for(f"http://127.0.0.1:{port}/", 120) < 120
+
+
+def test_free_ports_are_none_that_the_system_hands_out_itself() -> None:
+    found = []
+    for _ in range(20):
+        random.seed(0)  # as each training does
+        found.append(processes.free_port())
+        processes.check_port(found[-1])
+    assert len(set(found)) > 15
+    assert max(found) < 32_768
+
+
+def test_no_free_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("taken")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(LessonError, match="No free port"):
+        processes.free_port()
 
 
 def test_a_taken_port_is_told() -> None:
