@@ -10,10 +10,11 @@ any error: the kernel begins a new block with each row (``cdequantize_blockwise_
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["keep_trainable", "misread_layers", "packed_layers", "unfit_layers"]
+__all__ = ["keep_trainable", "misread_layers", "misreads_short_rows", "packed_layers", "unfit_layers"]
 
 SWITCH = "support_avx512bf16_for_cpu"
 BLOCK = 64  # numbers that share a scale
@@ -51,13 +52,24 @@ def unfit_layers(model: Any) -> list[str]:
 
 
 def misread_layers(model: Any) -> list[str]:
-    """The names of the 4-bit layers on this CPU that are read back wrongly."""
-    import torch
-
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return []
-    return [
+    """The names of the 4-bit layers that lie on this CPU and are read back wrongly there."""
+    found = [
         name
         for name, each in model.named_modules()
         if hasattr(each, SWITCH) and each.weight.device.type == "cpu" and each.in_features % BLOCK
     ]
+    return found if found and misreads_short_rows() else []
+
+
+@functools.cache
+def misreads_short_rows() -> bool:
+    """Whether bitsandbytes, on this CPU, gives numbers in short rows back otherwise than the same in one row."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    numbers = torch.linspace(-1, 8, 4 * BLOCK)
+    rows, row = (
+        dequantize_4bit(*quantize_4bit(numbers.reshape(shape), quant_type="nf4", blocksize=BLOCK))
+        for shape in ((-1, BLOCK // 2), (1, -1))
+    )
+    return not torch.equal(rows.flatten(), row.flatten())

@@ -9,7 +9,13 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 
 import lessonkit
 from lessonkit.errors import ModelError, TrainingError
-from lessonkit.four_bits import keep_trainable, misread_layers, packed_layers, unfit_layers
+from lessonkit.four_bits import (
+    keep_trainable,
+    misread_layers,
+    misreads_short_rows,
+    packed_layers,
+    unfit_layers,
+)
 from lessonkit.training.checks import check
 
 pytest.importorskip("bitsandbytes")
@@ -81,34 +87,33 @@ def test_the_switch_counts_the_layers_that_had_it_on(folder):
     assert not list(packed_layers(model))
 
 
-@pytest.mark.parametrize("inputs", [32, 64, 96, 128, 192, 200])
-def test_weights_of_a_layer_that_fits_are_read_back_right(inputs):
+@pytest.mark.parametrize("inputs", [32, 64, 96, 128, 192])
+def test_weights_are_read_back_right_but_where_we_say_that_they_are_not(inputs):
     import bitsandbytes.functional
 
     weight = torch.randn(64, inputs, generator=torch.Generator().manual_seed(0))
-    if unfit_layers(torch.nn.ModuleDict({"one": torch.nn.Linear(inputs, 64)})):
-        assert inputs % 64
-        return
+    unfit = unfit_layers(torch.nn.ModuleDict({"one": torch.nn.Linear(inputs, 64)}))
+    assert unfit == (["one"] if inputs % 64 else [])
     packed, state = bitsandbytes.functional.quantize_4bit(weight, quant_type="nf4", blocksize=64)
     found = bitsandbytes.functional.dequantize_4bit(packed, state)
     codes = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], -1).flatten().long()
     expected = (state.code[codes].reshape(-1, 64) * state.absmax[:, None]).reshape(weight.shape)
-    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(found, expected, atol=1e-6) != (bool(unfit) and misreads_short_rows())
 
 
-@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("misreads", [False, True])
 def test_a_model_that_this_cpu_would_misread_is_refused_with_the_layers_to_leave_out(
-    capability, monkeypatch, tmp_path
+    misreads, monkeypatch, tmp_path
 ):
     config = LlamaConfig(vocab_size=100, hidden_size=128, intermediate_size=96, num_hidden_layers=1)
     LlamaForCausalLM(config).save_pretrained(tmp_path)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("lessonkit.four_bits.misreads_short_rows", lambda: misreads)
 
     def load(**more):
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", **more)
         return lessonkit.load_model(tmp_path, AutoModelForCausalLM, quantization_config=config)
 
-    if capability == "AVX2":
+    if not misreads:
         assert misread_layers(load()) == []
         return
     with pytest.raises(ModelError, match=r"read 1 .*such as model\.layers\.0\.mlp\.down_proj") as refused:

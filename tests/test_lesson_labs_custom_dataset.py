@@ -38,8 +38,8 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("decoder")
     config = LlamaConfig(
         vocab_size=49152,
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=64,
+        intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         tie_word_embeddings=True,
@@ -234,7 +234,7 @@ def test_prompts_answers_do_not_depend_on_their_neighbours(trainable):
 
     found = trainable
     model = found["fresh_model"]()
-    soft = torch.randn(7, 16, generator=torch.Generator().manual_seed(0))
+    soft = torch.randn(7, 64, generator=torch.Generator().manual_seed(0))
     prompts = [
         found["chat"](text)
         for text in ("Soup", "Two small pizzas for Ada at noon, and be quick about it", "A")
