@@ -20,7 +20,7 @@ import typer
 from lessonkit.errors import TrainingError
 from production.checkpoints import write_json
 from production.commands import run
-from production.group import Group, join
+from production.group import Group, join, leave
 
 __all__ = ["measure", "sent_per_step"]
 
@@ -103,6 +103,7 @@ def main(
         if group.rank == 0:
             output.parent.mkdir(parents=True, exist_ok=True)
             write_json(output, {"world": group.world, "backend": group.backend, "rows": rows})
+    leave()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import contextlib
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +22,7 @@ import torch.distributed as dist
 
 from lessonkit.errors import TrainingError
 
-__all__ = ["Group", "join", "loopback", "peak_bytes", "torchrun"]
+__all__ = ["Group", "join", "leave", "loopback", "peak_bytes", "torchrun"]
 
 #: Set to 1, each start of the workers meets in a store of its own. Else torchrun (PyTorch 2.13) keeps one store for all
 #: restarts, with the addresses of the workers that died, and the new ones may try to reach those.
@@ -75,7 +76,6 @@ def join(timeout: float = 600.0) -> Iterator[Group]:
     timeout: seconds that one collective may take before it fails, on a CPU (gloo) and on GPUs (nccl).
     Raises TrainingError where this machine has fewer GPUs than processes.
     """
-    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     local = int(os.environ.get("LOCAL_RANK", 0))
     device, backend = torch.device("cpu"), "gloo"
     if torch.cuda.is_available():
@@ -88,7 +88,7 @@ def join(timeout: float = 600.0) -> Iterator[Group]:
             )
         device, backend = torch.device("cuda", local), "nccl"
         torch.cuda.set_device(device)
-    if not launched:
+    if not _launched():
         yield Group(0, 1, False, device, "none")
         return
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
@@ -101,6 +101,26 @@ def join(timeout: float = 600.0) -> Iterator[Group]:
         dist.barrier()  # rank 0 holds the store that the others still need to part
     finally:
         dist.destroy_process_group()
+
+
+def leave() -> None:
+    """End this process at once, if a launcher started it; the last line of a program whose work is done and written.
+
+    Python's own end takes things down in no particular order. PyTorch's gloo threads (2.13) may then still hold tensors,
+    and now and then a worker that has done all its work aborts ("terminate called without an active exception"), for
+    which the launcher ends the others. https://github.com/pytorch/pytorch/pull/179291
+    """
+    if not _launched():
+        return
+    if os.environ["RANK"] == "0":
+        time.sleep(0.5)  # it may hold the store that others part by, so it goes last
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _launched() -> bool:
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def torchrun(module: str, *words: str, processes: int = 2, options: tuple[str, ...] = ()) -> list[str]:

@@ -27,7 +27,7 @@ from lessonkit.errors import TrainingError
 from production import checkpoints
 from production.batches import check_split, share, step_rows
 from production.commands import only_one, run
-from production.group import Group, join, peak_bytes
+from production.group import Group, join, leave, peak_bytes
 from production.room import forget_peak, holding, limited
 from production.settings import read, work_folder
 from production.sharding import distribute, held, predicted, small_batch
@@ -335,6 +335,7 @@ def main(
         record = train(chosen, where, group)
         if group.rank == 0:
             print(f"{record['settings']['strategy']} x {group.world}: {where / 'record.json'}", flush=True)
+    leave()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -350,3 +351,20 @@ def test_on_gpus(tmp_path: Path, strategy: str) -> None:
     found = record(tmp_path / "run")
     assert (found["backend"], found["device"]) == ("nccl", "cuda")
     assert found["losses"][-1] < found["losses"][0]
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [({"RANK": "1", "WORLD_SIZE": "2"}, ["done"]), ({}, ["done", "late"])]
+)
+def test_only_a_launched_worker_leaves_without_pythons_own_end(place: dict[str, str], said: list[str]):
+    script = "import atexit; atexit.register(print, 'late'); print('done'); from production.group import leave; leave()"
+    alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env=alone | place,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.split() == said
