@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lessonkit.assets import assets, fetch
 from lessonkit.errors import ModelError, UnknownNameError
-from lessonkit.four_bits import keep_trainable, misread_layers, unfit_layers
+from lessonkit.four_bits import keep_trainable, misread_layers
 from lessonkit.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _check_rows(loaded: Any) -> None:
     if wrong:
         raise ModelError(
             f"This CPU would read {len(wrong)} of the model's 4-bit layers back wrongly, such as {wrong[0]}.",
-            why="their rows are not whole blocks of 64 numbers, and bitsandbytes' AVX-512 kernel takes them for such",
-            fix=f"keep them as they are: BitsAndBytesConfig(..., llm_int8_skip_modules={unfit_layers(loaded)})",
+            why="their rows are not whole blocks of 64 numbers, and bitsandbytes' AVX-512 kernel takes wrong scales",
+            fix="leave them as they are: load the model without 4 bits as `whole`, then `from lessonkit.four_bits import "
+            "unfit_layers` and `BitsAndBytesConfig(..., llm_int8_skip_modules=unfit_layers(whole))`",
         )

@@ -273,7 +273,7 @@ asked the rehearsal's texts, gave {deploy.answers_a_second:.1f} answers a second
 time, one short sentence again and again, so it should be quicker than that:
 
 ```
-{release.commands.load} {deploy.users}
+{release.commands.load} --concurrency {deploy.users}
 ```
 
 ## Back to the version before

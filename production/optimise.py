@@ -176,7 +176,7 @@ def _four_bits(folder: Path, place: Path) -> None:
 
     from lessonkit.four_bits import unfit_layers
 
-    # A quantised head fails, and is small anyway; so does a layer of a shape that the CPU's kernels don't take.
+    # A quantised head fails, and so does a layer of a shape that the CPU's kernels don't take.
     skipped = ["classifier", "pooler", "score", *unfit_layers(_pytorch(folder / "merged"))]
     config = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -12,7 +12,7 @@ from lessonkit.errors import ModelError, TrainingError
 from lessonkit.four_bits import (
     keep_trainable,
     misread_layers,
-    misreads_short_rows,
+    misreads,
     packed_layers,
     unfit_layers,
 )
@@ -87,39 +87,43 @@ def test_the_switch_counts_the_layers_that_had_it_on(folder):
     assert not list(packed_layers(model))
 
 
-@pytest.mark.parametrize("inputs", [32, 64, 96, 128, 192])
+@pytest.mark.parametrize("inputs", [16, 32, 40, 64, 72, 96, 100, 128, 192, 200, 224])
 def test_weights_are_read_back_right_but_where_we_say_that_they_are_not(inputs):
     import bitsandbytes.functional
 
     weight = torch.randn(64, inputs, generator=torch.Generator().manual_seed(0))
-    unfit = unfit_layers(torch.nn.ModuleDict({"one": torch.nn.Linear(inputs, 64)}))
-    assert unfit == (["one"] if inputs % 64 else [])
     packed, state = bitsandbytes.functional.quantize_4bit(weight, quant_type="nf4", blocksize=64)
     found = bitsandbytes.functional.dequantize_4bit(packed, state)
     codes = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], -1).flatten().long()
     expected = (state.code[codes].reshape(-1, 64) * state.absmax[:, None]).reshape(weight.shape)
-    assert torch.allclose(found, expected, atol=1e-6) != (bool(unfit) and misreads_short_rows())
+    assert torch.allclose(found, expected, atol=1e-6) != misreads(inputs)
+    assert inputs % 64 or not misreads(inputs)
 
 
-@pytest.mark.parametrize("misreads", [False, True])
+def test_layers_to_leave_out_are_those_of_an_odd_shape_and_the_head():
+    config = LlamaConfig(vocab_size=128, hidden_size=128, intermediate_size=96, num_hidden_layers=1)
+    assert unfit_layers(LlamaForCausalLM(config)) == ["lm_head", "model.layers.0.mlp.down_proj"]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
 def test_a_model_that_this_cpu_would_misread_is_refused_with_the_layers_to_leave_out(
-    misreads, monkeypatch, tmp_path
+    wrong, monkeypatch, tmp_path
 ):
     config = LlamaConfig(vocab_size=100, hidden_size=128, intermediate_size=96, num_hidden_layers=1)
     LlamaForCausalLM(config).save_pretrained(tmp_path)
-    monkeypatch.setattr("lessonkit.four_bits.misreads_short_rows", lambda: misreads)
+    monkeypatch.setattr("lessonkit.four_bits.misreads", lambda inputs: wrong and inputs == 96)
 
     def load(**more):
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", **more)
         return lessonkit.load_model(tmp_path, AutoModelForCausalLM, quantization_config=config)
 
-    if not misreads:
+    if not wrong:
         assert misread_layers(load()) == []
         return
     with pytest.raises(ModelError, match=r"read 1 .*such as model\.layers\.0\.mlp\.down_proj") as refused:
         load()
-    skipped = unfit_layers(LlamaForCausalLM(config))
-    assert str(skipped[0]) in refused.value.fix
+    assert "unfit_layers(whole)" in refused.value.fix
+    skipped = unfit_layers(lessonkit.load_model(tmp_path, AutoModelForCausalLM))
     assert misread_layers(load(llm_int8_skip_modules=skipped)) == []
 
 

@@ -430,9 +430,8 @@ def released(tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
         patch.setattr(pipeline, "read_sections", lambda _: sections)
         outcome = pipeline.run_pipeline(work, settings, tell=lambda line: None)
     assert outcome.stopped == ""
-    for (
-        step
-    ) in pipeline.STEPS:  # a setting that a step reads and doesn't declare would leave it kept, though stale
+    # A setting that a step reads and doesn't declare would leave it kept, though stale.
+    for step in pipeline.STEPS:
         declared = {
             *step.reads,
             *(f"pipeline.{name}" for part in step.reads for name in pipeline.PARTS.get(part, ())),

@@ -31,9 +31,7 @@ from production.serving import Serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 KEY = "a-key-only-for-these-tests"
-LONGEST = (
-    300  # seconds, for what takes 20 on a machine with nothing else to do: a server's start is mostly imports
-)
+LONGEST = 300  # seconds, for what takes 20 on a machine with nothing else to do
 
 BAD = [
     (b"{", 400, "malformed_json"),
@@ -91,12 +89,16 @@ def test_pauses_honour_the_server_and_grow_without_it():
     assert [pause(each, None, lambda: 0.0) for each in (1, 2, 3, 20)] == [0.1, 0.2, 0.4, 5.0]
 
 
-def test_nobody_listening_is_told_at_the_deadline():
+def test_nobody_listening_is_told_at_the_deadline(monkeypatch: pytest.MonkeyPatch):
+    pauses: list[float] = []
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: (pauses.append(seconds), sleep(seconds)))
     with Client(f"http://127.0.0.1:{free_port()}", KEY, deadline=0.5) as client:
         began = time.monotonic()
         with pytest.raises(AnswerError, match="no_answer"):
             client.classify("text")
         assert time.monotonic() - began < 30
+        assert sum(pauses) < 0.5
         assert client.tries_again >= 1
 
 

@@ -239,9 +239,8 @@ print(f"the server under load: {1000 / many:.2f} ms a text")
 # That is what batching can give by the model's own work, on one core. A server that takes one text at a time also pays
 # the queue and the answer for each, so the server's ratio may be higher; HTTP and tokenisation, which cost the same
 # either way, pull it down. Against one request at a time there is more to gain: client, gateway and worker, which else
-# wait for each other, work at once. So what lies between them is kept small: aiohttp from gateway to worker takes half
-# the processor time of httpx. If a ratio is below three, these lines show what holds it there. On a GPU single texts
-# leave most of the card idle.
+# wait for each other, work at once. So what lies between them must be small. If a ratio is below three, these lines show
+# what holds it there. On a GPU single texts leave most of the card idle.
 #
 # (LitServe's own step in this direction, `fast_queue=True`, changes nothing in 0.2.19, [issue
 # 751](https://github.com/Lightning-AI/LitServe/issues/751): a setting counts when its effect was measured.)
