@@ -9,7 +9,7 @@
 #
 # You will know how this course works, what your machine can do, and which of the three paths is yours.
 #
-# **15 minutes** · **beginner** · before this: Python, and nothing else · background:
+# **20 minutes** · **beginner** · before this: Python, and nothing else · background:
 # [the overview](../lessons/README.md) · next: the [introduction](../lessons/introduction/guide.md), then
 # [full fine-tuning, beginner](beginner/full-fine-tuning.ipynb)
 #
@@ -84,13 +84,34 @@ print(f"{'memory':<10}{lessonkit.hardware.format_bytes(hardware.memory_total_byt
 # on. A wrong answer is told *what* is wrong with it; `.hint()` gives one step more each time, `.solution()` the
 # worked answer. Try it: run the cell as it is, then answer wrongly on purpose, then rightly.
 #
-# **Exercise.** Fine-tuning starts from a model that... `"a"` knows nothing yet, `"b"` has been trained on other,
+# **Exercise 1.** Fine-tuning starts from a model that... `"a"` knows nothing yet, `"b"` has been trained on other,
 # general texts, or `"c"` has been trained on your task already? Replace `lessonkit.TODO` with the letter, quotes
 # included.
 
 # %%
 answer = lessonkit.TODO
 lesson.exercise("what-it-starts-from").check(answer)
+
+# %% [markdown]
+# **Exercise 2.** Other answers are numbers. What a model has learnt lies in its *parameters*, which are numbers too.
+# One with 22 million of them, as `float32` (32 bits each; 8 bits are a byte): how many megabytes is that? An MB is a
+# million bytes.
+
+# %%
+answer = lessonkit.TODO
+lesson.exercise("bytes").check(answer)
+
+# %% [markdown]
+# **Exercise 3.** Some answers are functions; the check calls yours with several models. Replace the `TODO` behind
+# `return`, so that it gives the megabytes of a model with so many parameters, of so many bits each.
+
+
+# %%
+def megabytes(parameters, bits):
+    return lessonkit.TODO
+
+
+lesson.exercise("size").check(megabytes)
 
 # %% [markdown]
 # ## 5. Three paths

@@ -352,7 +352,7 @@ def test_an_edited_curriculum_is_told_all_at_once(
 ):
     text = curriculum.DEFAULT_PATH.read_text(encoding="utf-8")
     edited = text.replace("prerequisites: [start-here, introduction]", "prerequisites: [start-hear]", 1)
-    edited = edited.replace("    minutes: 15\n", "    minutes: fifteen\n", 1)
+    edited = edited.replace("    minutes: 20\n", "    minutes: fifteen\n", 1)
     edited = edited.replace("  - id: introduction\n", "  - id: start-here\n", 1)
     assert edited != text
     path = tmp_path / "curriculum.yaml"

@@ -647,12 +647,12 @@ def test_a_section_that_cannot_be_read_is_told_once(tmp_path: Path) -> None:
 def test_repeated_keys_are_told_with_their_lines(tmp_path: Path) -> None:
     text = DEFAULT.read_text(encoding="utf-8")
     text = text.replace("  lora: {beginner", "  lora: {}\n  lora: {beginner")
-    text = text.replace("    minutes: 15\n", "    minutes: 15\n    minutes: 16\n")
+    text = text.replace("    minutes: 20\n", "    minutes: 20\n    minutes: 21\n", 1)
     file = tmp_path / "curriculum.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(CurriculumError) as caught:
         load_curriculum(file, check_files=False)
-    for key, repeat in (("'lora'", "  lora: {beginner"), ("'minutes'", "    minutes: 16")):
+    for key, repeat in (("'lora'", "  lora: {beginner"), ("'minutes'", "    minutes: 21")):
         line = text[: text.index(repeat)].count("\n") + 1
         told = [problem for problem in caught.value.problems if f"the key {key} stands" in problem]
         assert len(told) == 1

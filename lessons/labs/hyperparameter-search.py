@@ -117,6 +117,7 @@ def prepare(split):
     return rows, torch.cat(means, dim=1).numpy()
 
 
+# %%
 with lessonkit.measure() as used:
     rows, frozen = zip(*(prepare(split) for split in texts.values()))
     rows, frozen = dict(zip(texts, rows)), dict(zip(texts, frozen))
@@ -187,6 +188,7 @@ BY_HAND = {
 }
 
 # %%
+from IPython.utils.capture import capture_output
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -208,9 +210,6 @@ def share_right(prediction):
 
 
 # %%
-from IPython.utils.capture import capture_output
-
-
 def train(settings, seed=SEED, callbacks=()):
     """The Trainer after its training, and the validation accuracies that it reported."""
     machine = lessonkit.training_arguments()
