@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from production.batches import check_split, step_rows
 from production.checkpoints import write_json
 from production.commands import run
-from production.group import leave
 from production.settings import read
 from production.train import Training
 from production.training_parts import load_parts, loss_sum
@@ -103,7 +102,6 @@ def main(
         "seed": seed,
     }
     train(read("training", Training, **given), folder)
-    leave()
 
 
 if __name__ == "__main__":
